@@ -1,0 +1,1 @@
+"""Files and tables in, arrays with geometry out. Knows nothing of networks."""

@@ -1,0 +1,1 @@
+"""Network building blocks. Know nothing of files, tables or units."""
