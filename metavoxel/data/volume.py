@@ -1,0 +1,207 @@
+"""Scans on disk: an array with its geometry, read with every check that a later crash would otherwise make, written atomically.
+
+Affines map voxel indices to world millimetres, RAS+ (x to the right, y to the front, z to the top), as nibabel's do.
+"""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import os
+import secrets
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from metavoxel.errors import MetavoxelError
+
+SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh")
+SPACING_LIMITS_MM = (0.01, 50.0)  # outside of these a header is in other units, or broken
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A 3-D scan. `array` (x, y, z) float32; `affine` (4, 4), voxel index -> RAS+ world in mm; `path` where it came from."""
+
+    array: np.ndarray
+    affine: np.ndarray
+    path: Path | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Number of voxels along each stored axis."""
+        x, y, z = self.array.shape
+        return x, y, z
+
+    @property
+    def spacing(self) -> np.ndarray:
+        """Distance between neighbouring voxels along each stored axis, (3,), mm."""
+        return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+
+def is_scan_name(name: str | Path) -> bool:
+    """Whether a file of this name is read by `read_volume`."""
+    return str(name).lower().endswith(SUFFIXES)
+
+
+def scan_stem(path: Path) -> str:
+    """The file's name without `.nii.gz`, `.nii`, `.mgz` or `.mgh`."""
+    name = path.name
+    return next((name[: -len(s)] for s in sorted(SUFFIXES, key=len, reverse=True) if name.lower().endswith(s)), name)
+
+
+def read_volume(path: str | os.PathLike[str]) -> Volume:
+    """Read one 3-D scan (.nii, .nii.gz, .mgz, .mgh); trailing axes of length one are dropped.
+
+    Raises MetavoxelError, naming the file, if it is missing, empty, not an image, truncated, of a voxel type that is not a
+    real number, not 3-D, constant, holds NaN or infinite voxels, or has an affine that places no voxel.
+    """
+    path = Path(path)
+    image = _open(path)
+    dtype = image.get_data_dtype()
+    if dtype.kind not in "biuf":
+        kind = "complex" if dtype.kind == "c" else "RGB" if dtype.fields else str(dtype)
+        raise MetavoxelError(f"{path}: voxels are {kind}, not single real numbers; save one channel (or the magnitude)")
+    shape = _squeezed(path, image.shape)
+    with _reading(path), np.errstate(over="ignore", invalid="ignore"):
+        array = np.ascontiguousarray(image.get_fdata(dtype=np.float32, caching="unchanged").reshape(shape))
+    bad = int(array.size - np.isfinite(array).sum())
+    if bad:
+        raise MetavoxelError(
+            f"{path}: {bad} of {array.size} voxels are NaN or infinite; set them to the background value and save it again"
+        )
+    if array.min() == array.max():
+        raise MetavoxelError(f"{path}: all voxels are {array.flat[0]:g}; the scan is blank, export it again or leave it out")
+    return Volume(array, _checked_affine(path, image.affine), path)
+
+
+def write_volume(volume: Volume, path: str | os.PathLike[str]) -> None:
+    """Write a scan as float32 NIfTI (or MGH by its suffix), atomically: a failure leaves the old file, or none.
+
+    Raises MetavoxelError on another suffix, a full disk or a folder that cannot be written to.
+    """
+    from nibabel.freesurfer.mghformat import MGHImage
+    from nibabel.nifti1 import Nifti1Image
+
+    path = Path(path)
+    lower = path.name.lower()
+    if not is_scan_name(lower):
+        raise MetavoxelError(f"{path}: cannot write this kind of file; name it .nii.gz, .nii or .mgz")
+    array = np.asarray(volume.array, dtype=np.float32)
+    if lower.endswith((".mgz", ".mgh")):
+        content = MGHImage(array, volume.affine).to_bytes()
+    else:
+        image = Nifti1Image(array, volume.affine)
+        image.header.set_xyzt_units("mm")
+        content = image.to_bytes()
+    if lower.endswith(("gz", ".mgz")):
+        content = gzip.compress(content, compresslevel=1, mtime=0)  # no time stamp: the same scan gives the same bytes
+    with atomic_write(path, "wb") as handle:
+        handle.write(content)
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a temporary file beside `path` ("w" or "wb"); it takes the place of `path` only when the block ends well.
+
+    Raises MetavoxelError when the disk is full or the folder is missing or read-only. Nothing is left behind on failure.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    try:
+        with temporary.open(mode.replace("w", "x"), **text) as handle:  # type: ignore[call-overload]
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)  # noqa: PTH105 - the call that the tests make fail
+    except OSError as error:
+        raise _write_error(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_error(path: Path, error: OSError) -> Exception:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return MetavoxelError(f"disk full while writing {path}; free space or choose another folder")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return MetavoxelError(f"{path}: no permission to write here; choose another folder")
+    if error.errno in (errno.ENOENT, errno.ENOTDIR) and not path.parent.is_dir():
+        return MetavoxelError(f"{path}: there is no folder {path.parent}; create it first")
+    if error.errno == errno.EISDIR:
+        return MetavoxelError(f"{path}: is a folder; give the name of a file")
+    return error
+
+
+def _open(path: Path) -> Any:
+    """nibabel's image of the header, with the errors of a person's mistakes put into words."""
+    import nibabel as nib
+
+    if not path.exists():
+        raise MetavoxelError(f"{path}: no such file; check the path")
+    if path.is_dir():
+        raise MetavoxelError(f"{path}: is a folder, not a scan; give one .nii.gz file")
+    if not is_scan_name(path):
+        raise MetavoxelError(f"{path}: not a scan; give a .nii, .nii.gz or .mgz file (dcm2niix converts DICOM)")
+    if path.stat().st_size == 0:
+        raise MetavoxelError(f"{path}: the file is empty (0 bytes); copy or download it again")
+    with _reading(path):
+        image = nib.load(path)
+    return image
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what nibabel and gzip raise on a broken file into one line."""
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+
+    truncated = f"{path}: the file is truncated or corrupt; copy or download it again"
+    try:
+        yield
+    except (EOFError, zlib.error, MemoryError) as error:  # MemoryError: a broken header asks for terabytes
+        raise MetavoxelError(truncated) from error
+    except PermissionError as error:
+        raise MetavoxelError(f"{path}: no permission to read it; change the file's permissions") from error
+    except (ImageFileError, HeaderDataError, gzip.BadGzipFile) as error:
+        cut = any(isinstance(e, (EOFError, zlib.error)) for e in (error.__cause__, error.__context__))
+        fix = "convert it (dcm2niix for DICOM) or download it again"
+        raise MetavoxelError(truncated if cut else f"{path}: not a NIfTI or MGH image inside; {fix}") from error
+    except (OSError, ValueError) as error:  # "Expected 1000 bytes, got 700"; a shape that does not fit the bytes
+        raise MetavoxelError(truncated) from error
+
+
+def _squeezed(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape without trailing singleton axes; refuses what is not a 3-D volume."""
+    size = "x".join(map(str, shape))
+    if 0 in shape or not shape:
+        raise MetavoxelError(f"{path}: has no voxels (size {size or 0}); export it again or leave it out")
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) > 3:
+        raise MetavoxelError(f"{path}: {len(shape)}-D (size {size}), expected one 3-D volume; save one volume of the series")
+    if len(shape) < 3 or 1 in shape:
+        raise MetavoxelError(f"{path}: a single slice (size {size}), expected a 3-D volume; stack the slices first")
+    return shape
+
+
+def _checked_affine(path: Path, affine: np.ndarray | None) -> np.ndarray:
+    """The affine as float64; refuses one that is not finite, not invertible, or not in millimetres."""
+    fix = "repair the header's sform or qform (it maps voxels to millimetres)"
+    if affine is None or not np.isfinite(affine).all():
+        raise MetavoxelError(f"{path}: the affine is missing or not finite; {fix}")
+    matrix = np.asarray(affine, dtype=np.float64)
+    spacing = np.linalg.norm(matrix[:3, :3], axis=0)
+    # The determinant of the unit columns is free of scale: 1 for orthogonal axes, 0 when they span no volume.
+    if not spacing.all() or abs(np.linalg.det(matrix[:3, :3] / spacing)) < 1e-3:
+        raise MetavoxelError(f"{path}: the affine is singular, it gives the voxels no place in space; {fix}")
+    low, high = SPACING_LIMITS_MM
+    if spacing.min() < low or spacing.max() > high:
+        voxel = " x ".join(f"{s:g}" for s in spacing)
+        raise MetavoxelError(f"{path}: voxels of {voxel} mm cannot be right; {fix}")
+    return matrix
