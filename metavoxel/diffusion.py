@@ -1,0 +1,252 @@
+"""The whole idea: every variable forgets towards its own prior on one clock; a question is a choice of how much each
+entry has been forgotten.
+
+Two verbs. `joint_loss` teaches a denoiser, (State, Times) -> clean predictions. `sample` asks it: what is `Given` is held
+at a level (0: known), what is wanted is walked from 1 to 0 along a plan, everything else stays at 1: ignored.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from metavoxel.errors import MetavoxelError
+from metavoxel.noise import Noise
+from metavoxel.processes import Discrete
+from metavoxel.schema import Image, Observed, Schema, State, Times, Variable, full_level
+from metavoxel.solvers import ANCESTRAL, Solver
+from metavoxel.times import Plan
+
+
+class Coverage(Protocol):
+    """Which combinations of levels training covered (see `times`)."""
+
+    separate: bool
+    """Variables at levels of their own, not one level for all."""
+    partial: float
+    """Share of images in training that were partly known."""
+
+
+class Denoiser(Protocol):
+    """(State, Times) -> clean predictions: E[x_0] for reals, log p(x_0) (n, levels) for classes."""
+
+    coverage: Coverage
+
+    def __call__(self, state: State, times: Times) -> State: ...
+
+    def freeze(self, images: State, times: Times) -> "Denoiser":
+        """A denoiser of the scalars alone, with what it takes from these images (rows, ...) computed once.
+
+        It may then be asked about any whole number of draws a row, rows varying slowest.
+        """
+        ...
+
+
+def known(t: float) -> float:
+    """Level of a value that is conditioned on."""
+    return 0.0
+
+
+def tied(t: float) -> float:
+    """Level of a value that is noised along with the rest: replacement (paper, Eq. 3)."""
+    return t
+
+
+@dataclass(frozen=True)
+class Given:
+    """A value (rows, *entry_shape), where it holds, and the level it is shown at when the rest is at t.
+
+    mask (rows, *level_shape), True where known; None: everywhere. The unknown part of a masked value is wanted.
+    """
+
+    value: Tensor
+    mask: Tensor | None = None
+    level: Callable[[float], float] = field(default=known)
+
+
+@dataclass(frozen=True)
+class Loss:
+    total: Tensor
+    parts: dict[str, Tensor]
+    """Variable -> mean loss over its entries that were asked for, 1 for a predictor that knows only the marginal."""
+
+
+def joint_loss(
+    denoiser: Callable[[State, Times], State],
+    schema: Schema,
+    x0: State,
+    observed: Observed,
+    times: Times,
+    noise: Noise,
+) -> Loss:
+    """How far the clean predictions are off, each variable normalised by what the marginal alone achieves (Eq. 5).
+
+    x0: (n, ...) in codec units, anything where missing; observed: (n,) bool; times: levels as drawn by `times`, 1 where
+    missing. Missing and known entries carry no loss.
+    """
+    taus = {v.name: v.clock.tau(times[v.name]) for v in schema}
+    start = torch.zeros((), device=noise.index.device)
+    state = {v.name: v.process.forward(x0[v.name], start, taus[v.name], noise) for v in schema}
+    clean = denoiser(state, times)
+    parts = {}
+    for v in schema:
+        error = v.process.loss(clean[v.name], x0[v.name], taus[v.name]) / v.baseline_loss
+        asked = (taus[v.name] > 0) & observed[v.name].reshape(-1, *(1,) * (taus[v.name].dim() - 1))
+        asked = asked.expand_as(error).to(error.dtype)
+        parts[v.name] = (error * asked).sum() / asked.sum().clamp_min(1)
+    return Loss(torch.stack(list(parts.values())).sum(), parts)
+
+
+def expect(denoiser: Denoiser, schema: Schema, given: Mapping[str, Given], want: Sequence[str]) -> State:
+    """Clean predictions of the wanted variables in one evaluation: known at 0, wanted at 1. Exact if the denoiser is.
+
+    E[x | given] for reals, (rows, *entry_shape); log p(level | given) for classes, (rows, levels).
+    """
+    question = _Question(denoiser, schema, given, want, draws=1, seed=0, first_row=0)
+    clean = question.denoise(question.start(1.0), 1.0)
+    return {name: clean[name] for name in want}
+
+
+def sample(
+    denoiser: Denoiser,
+    schema: Schema,
+    given: Mapping[str, Given],
+    want: Sequence[str],
+    n: int,
+    plan: Plan,
+    solver: Solver = ANCESTRAL,
+    seed: int = 0,
+    *,
+    first_row: int = 0,
+    first_draw: int = 0,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> State:
+    """n draws of the wanted variables for each row of `given` (one row if nothing is given): (rows, n, *entry_shape).
+
+    Row i's draw j depends on (seed, first_row + i, first_draw + j) only, so large n may be asked for in parts.
+    """
+    question = _Question(denoiser, schema, given, want, n, seed, first_row, first_draw)
+    state = question.start(plan[0][0])
+    previous: dict[str, tuple[Tensor, Tensor]] = {}
+    for number, (t, s) in enumerate(plan):
+        if s > t:
+            state, previous = question.forget(state, t, s), {}
+            continue
+        state = question.impose(state, t)
+        clean = question.denoise(state, t)
+        for v in question.moving:
+            tau_t, tau_s = question.tau(v, t), question.tau(v, s)
+            target = clean[v.name]
+            if not isinstance(v.process, Discrete):
+                target = solver.aim(target, previous.get(v.name), tau_t, tau_s)
+                previous[v.name] = (clean[v.name], tau_t)
+            state[v.name] = v.process.reverse(state[v.name], target, tau_t, tau_s, question.noise, solver.eta)
+        on_step(number)
+    state = question.impose(state, 0.0)
+    return {name: state[name].unflatten(0, (question.rows, n)) for name in want}
+
+
+class _Question:
+    """One question laid out for a denoiser: who is known, wanted, ignored, and the levels that follow at each t.
+
+    Scans that are known or ignored throughout are frozen: their features are computed once, for all draws and steps.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        schema: Schema,
+        given: Mapping[str, Given],
+        want: Sequence[str],
+        draws: int,
+        seed: int,
+        first_row: int,
+        first_draw: int = 0,
+    ) -> None:
+        unknown = [name for name in (*given, *want) if name not in schema]
+        if unknown:
+            raise MetavoxelError(f"unknown variable {unknown[0]!r}; this model knows {', '.join(schema.names)}")
+        whole = [name for name in want if name in given and given[name].mask is None]
+        if whole or not want:
+            raise MetavoxelError(f"{whole[0]!r} is both given and wanted" if whole else "nothing is wanted")
+        self.schema, self.given, self.want, self.draws = schema, given, set(want), draws
+        self.rows = max([len(value.value) for value in given.values()], default=1)
+        device = next((value.value.device for value in given.values()), getattr(denoiser, "device", torch.device("cpu")))
+        rows = torch.arange(first_row, first_row + self.rows, device=device).repeat_interleave(draws)
+        self.noise = Noise(seed, rows * (1 << 32) + torch.arange(first_draw, first_draw + draws, device=device).repeat(self.rows))
+        _check_coverage(denoiser.coverage, schema, given, self.want)
+        self.moving: list[Variable] = [v for v in schema if v.name in self.want]
+        self.seen, self.denoiser = list(schema), denoiser
+        if schema.images and not any(self._moves(image) for image in schema.images):
+            frozen = {v.name: self._frozen_value(v, device) for v in schema.images}
+            levels = {v.name: full_level(v, 0.0 if v.name in given else 1.0, self.rows, device) for v in schema.images}
+            self.denoiser = denoiser.freeze(frozen, levels)
+            self.seen = list(schema.scalars)
+
+    def _moves(self, v: Variable) -> bool:
+        return v.name in self.want or (v.name in self.given and self.given[v.name].level is not known)
+
+    def _frozen_value(self, image: Image, device: torch.device) -> Tensor:
+        if image.name in self.given:
+            return self.given[image.name].value
+        return torch.zeros(self.rows, *image.entry_shape, device=device)
+
+    def _each_draw(self, x: Tensor) -> Tensor:
+        return x.repeat_interleave(self.draws, 0)
+
+    def level(self, v: Variable, t: float) -> Tensor:
+        """(rows * draws, *level_shape): the level of each entry of v while the wanted are at t."""
+        n, device = len(self.noise), self.noise.index.device
+        given = self.given.get(v.name)
+        if given is None:
+            return full_level(v, t if v.name in self.want else 1.0, n, device)
+        shown = full_level(v, given.level(t), n, device)
+        if given.mask is None:
+            return shown
+        return torch.where(self._each_draw(given.mask), shown, full_level(v, t, n, device))
+
+    def tau(self, v: Variable, t: float) -> Tensor:
+        return v.clock.tau(self.level(v, t))
+
+    def start(self, t: float) -> State:
+        """Everything from its prior, then what is given in its place."""
+        return self.impose({v.name: v.process.prior(self.noise, v.entry_shape) for v in self.seen}, t)
+
+    def impose(self, state: State, t: float) -> State:
+        """Puts the given values in their place, forgotten to their level (paper, Eq. 3; level 0 puts them as they are)."""
+        state = dict(state)
+        for v in self.seen:
+            if v.name not in self.given:
+                continue
+            given = self.given[v.name]
+            level = v.clock.tau(full_level(v, given.level(t), len(self.noise), self.noise.index.device))
+            value = self._each_draw(given.value)
+            if given.level is not known:
+                value = v.process.forward(value, torch.zeros_like(level), level, self.noise)
+            state[v.name] = value if given.mask is None else torch.where(self._each_draw(given.mask), value, state[v.name])
+        return state
+
+    def forget(self, state: State, t: float, s: float) -> State:
+        """From level t up to s > t (RePaint's jump)."""
+        moved = {v.name: v.process.forward(state[v.name], self.tau(v, t), self.tau(v, s), self.noise) for v in self.moving}
+        return {**state, **moved}
+
+    def denoise(self, state: State, t: float) -> State:
+        return self.denoiser(state, {v.name: self.level(v, t) for v in self.seen})
+
+
+def _check_coverage(coverage: Coverage, schema: Schema, given: Mapping[str, Given], want: set[str]) -> None:
+    """Refuses levels that training never covered: the answer would look fine and mean nothing."""
+    ignored = [v.name for v in schema if v.name not in given and v.name not in want]
+    apart = [name for name, value in given.items() if value.level is not tied]
+    if not coverage.separate and (ignored or apart):
+        raise MetavoxelError(
+            f"this model was trained with one shared time and cannot {'ignore' if ignored else 'condition on'} "
+            f"{(ignored or apart)[0]!r} directly; want every variable and use method='replacement', "
+            "or train with times: mixture"
+        )
+    holes = [name for name, value in given.items() if value.mask is not None and value.level is known]
+    if holes and not coverage.partial:
+        raise MetavoxelError(f"training never showed part of {holes[0]!r}; train with times: mixture, partial above 0")

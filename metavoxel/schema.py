@@ -1,0 +1,367 @@
+"""What a model is about: its variables, their units and levels, and how each becomes a tensor with a process and a clock.
+
+    schema = Schema((Image("T1w", shape=(32, 40, 32), spacing=(5, 5, 5)), Continuous("age", unit="years"),
+                     Categorical("sex", levels=("F", "M"))))
+    schema = schema.fit(table)          # scalings from the training rows
+    Schema.from_yaml(schema.to_yaml()) == schema
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from metavoxel.clocks import Cosine
+from metavoxel.codecs import SCALES, STRICT, Array, Scale
+from metavoxel.errors import MetavoxelError
+from metavoxel.processes import (
+    Discrete,
+    Gaussian,
+    absorbing_chain,
+    birth_death_chain,
+    marginal_chain,
+    uniform_chain,
+)
+
+State = dict[str, Tensor]
+"""Variable name -> values: images (n, channels, *grid), numbers (n,), level indices (n,) int64."""
+Times = dict[str, Tensor]
+"""Variable name -> level t in [0, 1] of each entry: images (n, 1, *grid), scalars (n,)."""
+Observed = dict[str, Tensor]
+"""Variable name -> (n,) bool, False where the table's cell or the scan is missing."""
+
+CLOCK = Cosine()
+
+
+class _Scalar:
+    entry_shape: tuple[int, ...] = ()
+    level_shape: tuple[int, ...] = ()
+    clock = CLOCK
+    name: str
+
+    def unfitted(self) -> MetavoxelError:
+        return MetavoxelError(f"variable {self.name!r} has no scaling yet; call schema.fit(training_table) first")
+
+
+@dataclass(frozen=True, config=STRICT)
+class Continuous(_Scalar):
+    """A number with a unit, such as age in years. Works on standard-normal-like scores."""
+
+    name: str
+    unit: str = ""
+    scaling: Literal["linear", "log", "quantile"] = "linear"
+    scale: Scale | None = None
+    kind: Literal["continuous"] = "continuous"
+
+    @property
+    def process(self) -> Gaussian:
+        return Gaussian()
+
+    @property
+    def baseline_loss(self) -> float:
+        """Loss at level 1 of a predictor that knows only the marginal: the variance of the scores."""
+        return 1.0
+
+    def fit(self, column: pd.Series) -> "Continuous":
+        values = self._floats(column)
+        values = values[np.isfinite(values)]
+        if len(values) == 0:
+            raise MetavoxelError(f"variable {self.name!r} has no value in any training row; drop it from the schema")
+        return replace(self, scale=SCALES[self.scaling].fit(values))
+
+    def encode(self, column: Sequence[object] | pd.Series) -> tuple[Tensor, Tensor]:
+        """Values (n) in `unit` -> scores (n,) float32 and observed (n,) bool."""
+        if self.scale is None:
+            raise self.unfitted()
+        values = self._floats(column)
+        known = np.isfinite(values)
+        scores = np.zeros(len(values))
+        scores[known] = self.scale.encode(values[known])
+        return torch.from_numpy(scores).float(), torch.from_numpy(known)
+
+    def decode(self, scores: Tensor) -> Array:
+        """Scores of any shape -> values in `unit`."""
+        if self.scale is None:
+            raise self.unfitted()
+        return self.scale.decode(scores.detach().cpu().double().numpy())
+
+    def _floats(self, column: Sequence[object] | pd.Series) -> Array:
+        cells = pd.Series(column)
+        values = pd.to_numeric(cells, errors="coerce").to_numpy(dtype=float)
+        wrong = np.isnan(values) & cells.notna().to_numpy() | np.isinf(values)
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise MetavoxelError(f"{self.name}: row {cells.index[row]} holds {cells.iloc[row]!r}, which is not a number")
+        return values
+
+
+@dataclass(frozen=True, config=STRICT)
+class Categorical(_Scalar):
+    """One of a few named levels, such as a diagnosis."""
+
+    name: str
+    levels: tuple[str, ...]
+    chain: Literal["uniform", "absorbing", "marginal"] = "marginal"
+    marginal: tuple[float, ...] | None = None
+    kind: Literal["categorical"] = "categorical"
+
+    @cached_property
+    def process(self) -> Discrete:
+        if self.chain == "uniform":
+            return uniform_chain(len(self.levels))
+        if self.chain == "absorbing":
+            return absorbing_chain(len(self.levels))
+        if self.marginal is None:
+            raise self.unfitted()
+        return marginal_chain(self.marginal)
+
+    @property
+    def baseline_loss(self) -> float:
+        """Loss at level 1 of a predictor that knows only the marginal: its entropy in nats."""
+        if self.marginal is None:
+            raise self.unfitted()
+        return max(-sum(p * math.log(p) for p in self.marginal), 0.05)  # a nearly constant column must not drown others
+
+    def fit(self, column: pd.Series) -> "Categorical":
+        codes, known = self.encode(column)
+        if not known.any():
+            raise MetavoxelError(f"variable {self.name!r} has no value in any training row; drop it from the schema")
+        counts = np.bincount(codes[known].numpy(), minlength=len(self.levels)) + 0.5  # no level is impossible
+        return replace(self, marginal=tuple((counts / counts.sum()).tolist()))
+
+    def encode(self, column: Sequence[object] | pd.Series) -> tuple[Tensor, Tensor]:
+        """Level names (n) -> indices (n,) int64 and observed (n,) bool."""
+        cells = pd.Series(column)
+        index = {level: code for code, level in enumerate(self.levels)}
+        known = cells.notna().to_numpy(dtype=bool, copy=True)
+        codes = np.zeros(len(cells), dtype=np.int64)
+        for row in np.flatnonzero(known):
+            level = _level_name(cells.iloc[row])
+            if level not in index:
+                allowed = ", ".join(self.levels)
+                raise MetavoxelError(
+                    f"{self.name}: row {cells.index[row]} holds unknown level {level!r}; known levels: {allowed}"
+                )
+            codes[row] = index[level]
+        return torch.from_numpy(codes), torch.from_numpy(known)
+
+    def decode(self, codes: Tensor) -> np.ndarray:
+        """Indices of any shape -> level names."""
+        return np.array(self.levels, dtype=object)[codes.cpu().numpy()]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Ordinal(Categorical):
+    """One of a few levels in order, lowest first, such as a CDR score. Forgets through neighbouring levels."""
+
+    chain: Literal["birth_death"] = "birth_death"  # type: ignore[assignment]
+    kind: Literal["ordinal"] = "ordinal"  # type: ignore[assignment]
+
+    @cached_property
+    def process(self) -> Discrete:
+        return birth_death_chain(len(self.levels))
+
+
+@dataclass(frozen=True, config=STRICT)
+class Latent:
+    """Standardisation of what the process works on, and its shape. For an identity codec: the voxels themselves."""
+
+    channels: int
+    grid: tuple[int, ...]
+    mean: tuple[float, ...]
+    sd: tuple[float, ...]
+    marginal_variance: float = 1.0
+
+
+@dataclass(frozen=True, config=STRICT)
+class Image:
+    """A 2-D or 3-D scan on the model's grid (RAS axes; spacing in mm), seen through an autoencoder or as it is."""
+
+    name: str
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...] = ()
+    codec: Literal["identity", "autoencoder"] = "identity"
+    latent: Latent | None = None
+    kind: Literal["image"] = "image"
+    clock = CLOCK
+
+    def __post_init__(self) -> None:
+        if len(self.shape) not in (2, 3):
+            raise MetavoxelError(f"image {self.name!r}: shape {self.shape} must have 2 or 3 axes")
+        if self.spacing and len(self.spacing) != len(self.shape):
+            raise MetavoxelError(f"image {self.name!r}: spacing {self.spacing} must have one number for each axis")
+        if min(self.shape) < 1 or min(self.spacing, default=1) <= 0:
+            raise MetavoxelError(f"image {self.name!r}: shape {self.shape} and spacing {self.spacing} must be positive")
+
+    @property
+    def process(self) -> Gaussian:
+        return Gaussian()
+
+    @property
+    def fitted(self) -> Latent:
+        if self.latent is None:
+            raise MetavoxelError(f"image {self.name!r} has no scaling yet; train the model first")
+        return self.latent
+
+    @property
+    def entry_shape(self) -> tuple[int, ...]:
+        return (self.fitted.channels, *self.fitted.grid)
+
+    @property
+    def level_shape(self) -> tuple[int, ...]:
+        return (1, *self.fitted.grid)
+
+    @property
+    def baseline_loss(self) -> float:
+        """Loss at level 1 of a predictor that knows only the mean image: the mean variance of an entry."""
+        return self.fitted.marginal_variance
+
+
+Scalar = Continuous | Categorical | Ordinal
+Variable = Image | Scalar
+
+
+class _Fields:
+    """Adapters built once: pydantic checks every field and names the misspelt one."""
+
+    variable: TypeAdapter[Variable] = TypeAdapter(
+        Annotated[Image | Continuous | Categorical | Ordinal, Field(discriminator="kind")]
+    )
+
+
+class Schema:
+    """The ordered variables of one model. Iterates over the variables; `schema["age"]` finds one by name."""
+
+    def __init__(self, variables: Sequence[Variable]) -> None:
+        self.variables = tuple(variables)
+        names = [variable.name for variable in self.variables]
+        repeated = {name for name in names if names.count(name) > 1}
+        if not names or repeated:
+            raise MetavoxelError(f"a schema needs variables with names of their own; repeated: {sorted(repeated)}")
+        if len({image.shape for image in self.images}) > 1:
+            shapes = ", ".join(f"{image.name} {image.shape}" for image in self.images)
+            raise MetavoxelError(f"images of one schema share one grid, got {shapes}; prepare them on the same grid")
+
+    def __iter__(self) -> Iterator[Variable]:
+        return iter(self.variables)
+
+    def __len__(self) -> int:
+        return len(self.variables)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.names
+
+    def __getitem__(self, name: str) -> Variable:
+        for variable in self.variables:
+            if variable.name == name:
+                return variable
+        raise MetavoxelError(f"no variable {name!r} in this model; it knows {', '.join(self.names)}")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Schema) and self.variables == other.variables
+
+    def __repr__(self) -> str:
+        return f"Schema({', '.join(f'{v.name}: {v.kind}' for v in self)})"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(variable.name for variable in self.variables)
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        return tuple(variable for variable in self.variables if isinstance(variable, Image))
+
+    @property
+    def scalars(self) -> tuple[Scalar, ...]:
+        return tuple(variable for variable in self.variables if not isinstance(variable, Image))
+
+    def image(self, name: str) -> Image:
+        """The image variable of that name."""
+        variable = self[name]
+        if not isinstance(variable, Image):
+            raise MetavoxelError(f"{name!r} is not an image of this model; its images: {[i.name for i in self.images]}")
+        return variable
+
+    def scalar(self, name: str) -> Scalar:
+        """The number or class of that name."""
+        variable = self[name]
+        if isinstance(variable, Image):
+            raise MetavoxelError(f"{name!r} is an image; this asks for a number or a class: "
+                                 f"{', '.join(scalar.name for scalar in self.scalars)}")
+        return variable
+
+    def fit(self, table: pd.DataFrame) -> "Schema":
+        """Scalings and marginals of the numbers and classes from training rows; images are left as they are."""
+        fitted = [v if isinstance(v, Image) else v.fit(_column(table, v.name)) for v in self]
+        return Schema(fitted)
+
+    def with_latents(self, latents: dict[str, Latent]) -> "Schema":
+        """The same schema with the images' standardisation set."""
+        return Schema([replace(v, latent=latents[v.name]) if v.name in latents else v for v in self])  # type: ignore[arg-type]
+
+    def encode(self, table: pd.DataFrame) -> tuple[State, Observed]:
+        """The table's numbers and classes as tensors of as many rows, and which cells are known."""
+        pairs = {v.name: v.encode(_column(table, v.name)) for v in self.scalars}
+        return {name: x for name, (x, _) in pairs.items()}, {name: known for name, (_, known) in pairs.items()}
+
+    def to_dict(self) -> dict[str, object]:
+        """JSON-ready."""
+        return {"variables": [_Fields.variable.dump_python(v, mode="json", exclude_none=True) for v in self]}
+
+    @classmethod
+    def from_dict(cls, content: object, source: str = "schema") -> "Schema":
+        """The inverse of `to_dict`; an error names `source` and the field that is wrong."""
+        entries = content.get("variables") if isinstance(content, dict) else None
+        if not isinstance(entries, list):
+            raise MetavoxelError(f"{source}: needs a list under 'variables'")
+        variables = []
+        for position, entry in enumerate(entries):
+            try:
+                variables.append(_Fields.variable.validate_python(entry))
+            except ValidationError as error:
+                first = error.errors()[0]
+                place = ".".join(str(part) for part in first["loc"])
+                raise MetavoxelError(f"{source}: variable {position + 1}, {place}: {first['msg']}") from error
+        return cls(variables)
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+    @classmethod
+    def from_yaml(cls, text: str | Path) -> "Schema":
+        """From YAML text, or from the file at a Path."""
+        source = str(text) if isinstance(text, Path) else "schema"
+        try:
+            content = yaml.safe_load(text.read_text() if isinstance(text, Path) else text)
+        except (OSError, yaml.YAMLError) as error:
+            raise MetavoxelError(f"{source}: cannot be read as YAML ({str(error).splitlines()[0]})") from error
+        return cls.from_dict(content, source)
+
+
+def full_level(variable: Variable, t: Tensor | float, n: int, device: torch.device | str = "cpu") -> Tensor:
+    """One level t, a number or (n,), for every entry of a variable: (n, *level_shape)."""
+    level = torch.as_tensor(t, dtype=torch.float32, device=device).expand(n)
+    return level.reshape(n, *(1,) * len(variable.level_shape)).expand(n, *variable.level_shape)
+
+
+def _column(table: pd.DataFrame, name: str) -> pd.Series:
+    if name not in table.columns:
+        raise MetavoxelError(f"the table has no column {name!r}; it has {', '.join(map(str, table.columns))}")
+    return table[name]
+
+
+def _level_name(cell: object) -> str:
+    """A level read as a number (1.0) is the level '1'."""
+    if isinstance(cell, float) and cell.is_integer():
+        return str(int(cell))
+    return str(cell).strip()

@@ -1,0 +1,124 @@
+"""Who is noised how much: training rules draw a level for every entry; a plan is the list of moves a sampler makes.
+
+A model answers only the questions whose levels its training covered, so a rule also says what it covers.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from metavoxel.codecs import STRICT
+from metavoxel.noise import Noise
+from metavoxel.schema import Image, Observed, Schema, Times, full_level
+
+Plan = Sequence[tuple[float, float]]
+"""Moves (t, s) in [0, 1]: downwards (s < t) denoises, upwards forgets again."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class SharedTimes:
+    """One t for all variables of a row (paper, "one shared time index"). Covers tied levels only."""
+
+    kind: Literal["shared"] = "shared"
+    separate = False
+    partial = 0.0
+
+    def draw(self, schema: Schema, observed: Observed, noise: Noise) -> Times:
+        """Levels for len(noise) rows; a missing variable is at 1."""
+        t = noise.uniform()
+        times = {v.name: full_level(v, t, len(noise), t.device) for v in schema}
+        return _hide_missing(times, observed)
+
+
+@dataclass(frozen=True, config=STRICT)
+class MixtureTimes:
+    """Each variable's level from a mixture: known (0), absent (1), or anywhere between; every row asks for something.
+
+    Uniform levels alone starve the corners where questions are asked ("given the scan"), hence the point masses.
+    """
+
+    given: float = 0.4
+    """Share of variables shown clean..."""
+    nearly: float = 0.3
+    """...of which this share is shown at a level below 0.15: the clean corner alone overfits first."""
+    absent: float = 0.2
+    """Share of variables hidden entirely."""
+    tied: float = 0.15
+    """Share of rows with one level for all variables, as in plain generation."""
+    partial: float = 0.15
+    """Share of images with a region to fill in: known outside a box, half-space or ball, at their level inside."""
+    kind: Literal["mixture"] = "mixture"
+    separate = True
+
+    def draw(self, schema: Schema, observed: Observed, noise: Noise) -> Times:
+        """Levels for len(noise) rows; a missing variable is at 1."""
+        n = len(noise)
+        shared, is_tied = noise.uniform(), noise.uniform() < self.tied
+        asked = noise.integers(len(schema))
+        times = {}
+        for position, variable in enumerate(schema):
+            kind, spread = noise.uniform(), noise.uniform()
+            known = torch.where(noise.uniform() < self.nearly, 0.15 * spread, 0.0)
+            level = torch.where(kind < self.given, known, torch.where(kind < self.given + self.absent, 1.0, spread))
+            # the variable this row asks for must not be known: absent half the time, else at a spread level
+            level = torch.where(asked == position, torch.where(kind < 0.5, 1.0, spread), level)
+            level = torch.where(is_tied, shared, level)
+            times[variable.name] = full_level(variable, level, n, level.device)
+            if isinstance(variable, Image) and self.partial:
+                inside = _regions(variable.level_shape[1:], noise)
+                part = (noise.uniform() < self.partial) & ~is_tied
+                hole = torch.where(level > 0.15, level, spread)
+                filled = torch.where(inside, full_level(variable, hole, n, level.device), 0.0)
+                times[variable.name] = torch.where(_like(part, filled), filled, times[variable.name])
+        return _hide_missing(times, observed)
+
+
+TimesRule = Annotated[SharedTimes | MixtureTimes, Field(discriminator="kind")]
+
+
+def _hide_missing(times: Times, observed: Observed) -> Times:
+    return {name: torch.where(_like(observed[name], t), t, 1.0) if name in observed else t for name, t in times.items()}
+
+
+def _like(rows: Tensor, x: Tensor) -> Tensor:
+    """(n,) shaped to broadcast against x (n, ...)."""
+    return rows.reshape(-1, *(1,) * (x.dim() - 1))
+
+
+def _regions(grid: tuple[int, ...], noise: Noise) -> Tensor:
+    """(n, 1, *grid) bool: a half-space, a box or a ball in each row."""
+    n, dims = len(noise), len(grid)
+    axes = [torch.linspace(-1, 1, size, device=noise.index.device) for size in grid]
+    points = torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]  # (1, dims, *grid)
+    spread = (n, dims, *(1,) * dims)
+    centre = (noise.uniform(dims) * 1.4 - 0.7).reshape(spread)
+    size = (0.2 + 0.7 * noise.uniform(dims)).reshape(spread)
+    normal = noise.normal(dims).reshape(spread)
+    half = ((points - 0.5 * centre) * normal).sum(1) > 0
+    box = ((points - centre).abs() < size).all(1)
+    ball = ((points - centre) ** 2).sum(1) < size[:, 0] ** 2
+    kind = _like(noise.integers(3), half)
+    return torch.where(kind == 0, half, torch.where(kind == 1, box, ball))[:, None]
+
+
+def even_plan(steps: int, start: float = 1.0) -> list[tuple[float, float]]:
+    """`steps` equal moves from `start` down to 0."""
+    edges = [start * (1 - k / steps) for k in range(steps + 1)]
+    return list(zip(edges[:-1], edges[1:]))
+
+
+def repaint_plan(steps: int, jump: int = 10, repeats: int = 10) -> list[tuple[float, float]]:
+    """RePaint's resampling (Lugmayr et al. 2022): after every `jump` moves down, go back up and down again, so that each
+    stretch is walked `repeats` times."""
+    down = even_plan(steps)
+    plan: list[tuple[float, float]] = []
+    for first in range(0, steps, jump):
+        stretch = down[first : first + jump]
+        up = (stretch[-1][1], stretch[0][0])
+        for repeat in range(repeats):
+            plan += stretch if repeat == 0 else [up, *stretch]
+    return plan
