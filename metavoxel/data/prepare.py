@@ -1,7 +1,8 @@
 """Between a scan's own grid and the model's: `conform` goes there, `restore` comes back.
 
-Both are separable: one small matrix per axis holds the anti-aliasing and the interpolation, so a scan is resampled by three
-matrix products. Rotation is not corrected; the model's axes are the scan's own, in the order and direction nearest to RAS.
+Both are separable: one small matrix per axis holds the anti-aliasing and the interpolation, so a scan is resampled by
+three matrix products. Rotation is not corrected; the model's axes are the scan's own, in the order and direction nearest
+to RAS.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 from metavoxel.data.volume import Volume
 from metavoxel.errors import MetavoxelError
 
-HEAD_MM = 150.0  # a brain is at most about so high; what is further below the top of the head is face and neck
+HEAD_MM = 130.0  # a brain is about so high; what is further below the top of the head is face and neck
 FOREGROUND_STEP_MM = 3.0  # the foreground is looked for on every voxel of about this spacing: fast, and fine enough
 BRIGHT_PERCENTILE = 99.5  # of the foreground; it becomes 1
 
@@ -31,7 +32,8 @@ class Grid:
 class Geometry:
     """What `conform` did to a scan, enough to undo it.
 
-    `grid_affine` (4, 4): index on the grid -> the scan's world, mm. `source_affine`, `source_shape`: the scan as stored.
+    `grid_affine` (4, 4): index on the grid -> the scan's world, mm. `source_affine`, `source_shape`: the scan as
+    stored.
     Intensity on the grid = (the scan's - `offset`) * `slope`.
     """
 
@@ -77,8 +79,10 @@ class Conformed:
 def conform(volume: Volume, grid: Grid) -> Conformed:
     """Bring a scan onto the model's grid, centred on the brain, with the background at 0 and bright tissue at 1.
 
-    The offset is the median of the background, the slope takes the 99.5th percentile of the foreground to 1; brighter voxels
-    stay above 1. Parts of the grid outside of the scan are 0. Parts of the scan outside of the grid are lost.
+    The offset is the median of the background, the slope takes the 99.5th percentile of the foreground to 1; brighter
+    voxels stay above 1. Parts of the grid outside of the scan are 0. Parts of the scan outside of the grid are lost.
+    The centre is that of the foreground's top 130 mm: within 2 mm of the brain's own where the scan is skull-stripped;
+    in a whole head it lies some 9 mm in front of the brain's.
     """
     array, affine = _to_ras(volume.array, volume.affine)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
@@ -98,23 +102,22 @@ def restore(array: np.ndarray, record: Conformed | Geometry) -> Volume:
     Voxels outside of the grid's field of view get the scan's background (0 for a skull-stripped scan).
     """
     geometry = record.geometry if isinstance(record, Conformed) else record
-    return Volume(_to_source(array, geometry) / np.float32(geometry.slope) + np.float32(geometry.offset), geometry.source_affine)
+    native = _to_source(array, geometry) / np.float32(geometry.slope) + np.float32(geometry.offset)
+    return Volume(native, geometry.source_affine)
 
 
 def grid_mask(mask: Volume, record: Conformed | Geometry) -> np.ndarray:
-    """A mask drawn on a scan (any value but 0 is inside), on the model's grid: each voxel's share inside, 0 to 1, float32.
+    """A mask drawn on a scan (any value but 0 is inside), on the model's grid: each voxel's share inside, 0 to 1.
 
     Raises MetavoxelError when the mask does not lie on the scan's own voxels.
     """
     geometry = record.geometry if isinstance(record, Conformed) else record
-    name = mask.path or "the mask"
+    name, fix = mask.path or "the mask", "draw the mask on the scan, or resample it to the scan"
     if mask.shape != geometry.source_shape:
-        raise MetavoxelError(
-            f"{name}: size {mask.shape} differs from the scan's {geometry.source_shape}; draw or resample the mask on the scan"
-        )
+        raise MetavoxelError(f"{name}: size {mask.shape} differs from the scan's {geometry.source_shape}; {fix}")
     corners = np.array([[0, 0, 0, 1], [*mask.shape, 1]]).T
     if not np.allclose(mask.affine @ corners, geometry.source_affine @ corners, atol=0.5 * mask.spacing.min()):
-        raise MetavoxelError(f"{name}: lies elsewhere than the scan (other affine); draw or resample the mask on the scan")
+        raise MetavoxelError(f"{name}: lies elsewhere than the scan (other affine); {fix}")
     array, affine = _to_ras((mask.array != 0).astype(np.float32), mask.affine)
     return _resample(array, np.linalg.inv(affine) @ geometry.grid_affine, geometry.grid_shape)
 
@@ -159,9 +162,9 @@ def _resample(array: np.ndarray, to_input: np.ndarray, shape: tuple[int, ...]) -
 def _weights(n_in: int, n_out: int, step: float, start: float) -> np.ndarray:
     """(n_out, n_in) float32: the value at input coordinate `start + step * j`, for each output index j.
 
-    Linear interpolation, after a Gaussian where the output is coarser (step > 1): its width makes the input's point spread,
-    taken as one voxel at half maximum, that of the output (Cardoso et al., MICCAI 2015, "Scale factor point spread function
-    matching"). Each row sums to 1, or to 0 when it lies outside of the input's outermost voxels.
+    Linear interpolation, after a Gaussian where the output is coarser (step > 1): its width makes the input's point
+    spread, taken as one voxel at half maximum, that of the output (Cardoso et al., MICCAI 2015, "Scale factor point
+    spread function matching"). Each row sums to 1, or to 0 when it lies outside of the input's outermost voxels.
     """
     x = start + step * np.arange(n_out)
     inside = (x >= -0.5) & (x <= n_in - 0.5)
@@ -188,7 +191,8 @@ def _landmarks(array: np.ndarray, spacing: np.ndarray) -> tuple[np.ndarray, floa
     head = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
     offset = float(np.median(coarse[coarse <= threshold]))
     bright = float(np.percentile(coarse[head], BRIGHT_PERCENTILE))
-    head = ndimage.binary_fill_holes(head)
+    # Skull, sinuses and ventricles are dark: close them, so that the centre is that of the head and not of its fat.
+    head = ndimage.binary_fill_holes(ndimage.binary_closing(np.pad(head, 3), iterations=3))[3:-3, 3:-3, 3:-3]
     top = np.flatnonzero(head.any(axis=(0, 1)))[-1]
     head[:, :, : max(0, top + 1 - round(HEAD_MM / (spacing[2] * step[2])))] = False
     return np.argwhere(head).mean(axis=0) * step, offset, bright

@@ -1,4 +1,4 @@
-"""Scans on disk: an array with its geometry, read with every check that a later crash would otherwise make, written atomically.
+"""Scans on disk: an array with its geometry. Read with the checks that spare a crash later, written atomically.
 
 Affines map voxel indices to world millimetres, RAS+ (x to the right, y to the front, z to the top), as nibabel's do.
 """
@@ -26,7 +26,7 @@ SPACING_LIMITS_MM = (0.01, 50.0)  # outside of these a header is in other units,
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """A 3-D scan. `array` (x, y, z) float32; `affine` (4, 4), voxel index -> RAS+ world in mm; `path` where it came from."""
+    """A 3-D scan: `array` (x, y, z) float32; `affine` (4, 4), voxel index -> RAS+ world, mm; `path`, its file."""
 
     array: np.ndarray
     affine: np.ndarray
@@ -58,8 +58,8 @@ def scan_stem(path: Path) -> str:
 def read_volume(path: str | os.PathLike[str]) -> Volume:
     """Read one 3-D scan (.nii, .nii.gz, .mgz, .mgh); trailing axes of length one are dropped.
 
-    Raises MetavoxelError, naming the file, if it is missing, empty, not an image, truncated, of a voxel type that is not a
-    real number, not 3-D, constant, holds NaN or infinite voxels, or has an affine that places no voxel.
+    Raises MetavoxelError, naming the file, if it is missing, empty, not an image, truncated, of a voxel type that is
+    not a real number, not 3-D, constant, holds NaN or infinite voxels, or has an affine that places no voxel.
     """
     path = Path(path)
     image = _open(path)
@@ -72,11 +72,10 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
         array = np.ascontiguousarray(image.get_fdata(dtype=np.float32, caching="unchanged").reshape(shape))
     bad = int(array.size - np.isfinite(array).sum())
     if bad:
-        raise MetavoxelError(
-            f"{path}: {bad} of {array.size} voxels are NaN or infinite; set them to the background value and save it again"
-        )
+        fix = "set them to the background's value and save it again"
+        raise MetavoxelError(f"{path}: {bad} of {array.size} voxels are NaN or infinite; {fix}")
     if array.min() == array.max():
-        raise MetavoxelError(f"{path}: all voxels are {array.flat[0]:g}; the scan is blank, export it again or leave it out")
+        raise MetavoxelError(f"{path}: blank, all voxels are {array.flat[0]:g}; export it again or leave it out")
     return Volume(array, _checked_affine(path, image.affine), path)
 
 
@@ -107,9 +106,9 @@ def write_volume(volume: Volume, path: str | os.PathLike[str]) -> None:
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a temporary file beside `path` ("w" or "wb"); it takes the place of `path` only when the block ends well.
+    """Open a temporary file beside `path` ("w" or "wb"); it takes the place of `path` only if the block ends well.
 
-    Raises MetavoxelError when the disk is full or the folder is missing or read-only. Nothing is left behind on failure.
+    Raises MetavoxelError when the disk is full or the folder missing or read-only. A failure leaves nothing behind.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
@@ -184,7 +183,8 @@ def _squeezed(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) > 3:
-        raise MetavoxelError(f"{path}: {len(shape)}-D (size {size}), expected one 3-D volume; save one volume of the series")
+        fix = "save one volume of the series"
+        raise MetavoxelError(f"{path}: {len(shape)}-D (size {size}), expected one 3-D volume; {fix}")
     if len(shape) < 3 or 1 in shape:
         raise MetavoxelError(f"{path}: a single slice (size {size}), expected a 3-D volume; stack the slices first")
     return shape
