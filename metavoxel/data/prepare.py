@@ -1,8 +1,8 @@
 """Between a scan's own grid and the model's: `conform` goes there, `restore` comes back.
 
 Both are separable: one small matrix per axis holds the anti-aliasing and the interpolation, so a scan is resampled by
-three matrix products. Rotation is not corrected; the model's axes are the scan's own, in the order and direction nearest
-to RAS.
+three matrix products. Rotation is not corrected; the model's axes are the scan's own, in the order and direction
+nearest to RAS.
 """
 
 from __future__ import annotations
