@@ -1,0 +1,297 @@
+"""Phantom cohorts: brains whose joint law with age, sex and diagnosis is known, hence also the exact posterior.
+
+The law, top to bottom:
+
+1. age ~ uniform(20, 90) years; sex ~ F or M, half each; diagnosis (optional): dementia, more probable at higher age.
+2. Five anatomical numbers: log(numbers) ~ N(mu(age, sex, diagnosis), D R D), D = diag(sd(age, sex)).
+3. The image is rendered so that it shows these numbers exactly; what else differs between images (shape, pose,
+   contrast, bias field, noise) is independent of age, sex and diagnosis.
+
+So p(age, sex, diagnosis | numbers) is a sum over a grid of closed-form densities, and no model of the images beats it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import torch
+from scipy.interpolate import PchipInterpolator
+
+from metavoxel.data.phantom_render import NUMBERS, render
+from metavoxel.errors import MetavoxelError
+
+SEXES = ("F", "M")
+DIAGNOSES = ("control", "dementia")
+AGES = (20.0, 90.0)
+
+# Means and sds of a population of half women, half men. 45-75 y are the decades 40-50, 50-60, 60-70, 70-87 of the 291
+# subjects of shared/data/ixi_volumes.tsv (hippocampus: a quadratic fit through all; its decades are not monotone).
+# 20, 32 and 90 y are NOT data: the trends continued, flatter in youth for ventricles and hippocampus.
+# Brain includes the ventricles, as that file's segmentation (MUSE) has it.
+_ANCHOR_AGES = (20.0, 32.0, 45.0, 55.0, 65.0, 75.0, 90.0)
+_MEANS = {
+    "ventricles_percent": (0.95, 1.10, 1.31, 1.44, 2.03, 2.65, 3.60),  # % of ICV
+    "csf_percent": (10.1, 11.0, 11.9, 12.6, 14.4, 15.4, 17.4),  # 100 - brain_percent, % of ICV
+    "grey_percent": (57.0, 55.8, 54.5, 53.6, 53.0, 52.1, 51.0),  # % of grey + white
+    "hippocampus_percent": (0.557, 0.5565, 0.556, 0.555, 0.545, 0.525, 0.485),  # both sides, % of ICV
+}
+_SDS = {
+    "ventricles_percent": (0.33, 0.40, 0.49, 0.60, 0.89, 1.22, 1.70),
+    "csf_percent": (1.9,) * 7,
+    "grey_percent": (1.4,) * 7,
+    "hippocampus_percent": (0.045,) * 7,
+}
+_ICV = {"F": (1297.0, 111.0), "M": (1499.0, 121.0)}  # mean, sd in ml; the same at every age, as in IXI
+# Men minus women, and the residual correlations, of the logs of (ICV, ventricles, CSF, grey, hippocampus): least
+# squares on (1, age, age^2, sex) in the same file.
+_SEX_EFFECT = np.array([np.nan, 0.146, 0.051, -0.010, -0.060])  # ICV's stands in _ICV
+_CORRELATION = np.array(
+    [
+        [1.0, 0.15, 0.05, -0.22, -0.33],
+        [0.15, 1.0, 0.07, -0.10, -0.16],
+        [0.05, 0.07, 1.0, 0.0, -0.17],
+        [-0.22, -0.10, 0.0, 1.0, 0.14],
+        [-0.33, -0.16, -0.17, 0.14, 1.0],
+    ]
+)
+_DEMENTIA_EFFECT = np.array([0.0, math.log(1.35), 0.0, 0.0, math.log(0.85)])  # chosen, about Alzheimer's disease's size
+_CHOLESKY = np.linalg.cholesky(_CORRELATION)
+
+
+def _moments_to_log(mean: np.ndarray, sd: np.ndarray, sex_effect: float) -> tuple[np.ndarray, np.ndarray]:
+    """Mid-sex log mean and within-sex log sd of the half-and-half mixture of two lognormals with this mean and sd."""
+    between = math.log(math.cosh(sex_effect) / math.cosh(sex_effect / 2) ** 2)
+    variance = np.log1p((sd / mean) ** 2) - between
+    return np.log(mean) - variance / 2 - math.log(math.cosh(sex_effect / 2)), np.sqrt(variance)
+
+
+def _curves() -> tuple[PchipInterpolator, PchipInterpolator]:
+    """Monotone curves over age of the log means and log sds, (..., 4), of all numbers but the ICV."""
+    logs = [
+        _moments_to_log(np.array(_MEANS[name]), np.array(_SDS[name]), effect)
+        for name, effect in zip(_MEANS, _SEX_EFFECT[1:], strict=True)
+    ]
+    mean, sd = (np.stack(part, axis=-1) for part in zip(*logs, strict=True))
+    return PchipInterpolator(_ANCHOR_AGES, mean), PchipInterpolator(_ANCHOR_AGES, sd)
+
+
+_LOG_MEAN, _LOG_SD = _curves()
+
+
+def _law(age: np.ndarray, male: np.ndarray, dementia: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and sd, (..., 5), of the logs of (ICV, ventricles, CSF, grey, hippocampus); `male`, `dementia`: 0 or 1."""
+    age, male, dementia = np.broadcast_arrays(age, male, dementia)
+    icv = np.array([_moments_to_log(np.array(mean), np.array(sd), 0.0) for mean, sd in _ICV.values()])[male]
+    mean = np.concatenate([icv[..., :1], _LOG_MEAN(age) + (male[..., None] - 0.5) * _SEX_EFFECT[1:]], axis=-1)
+    sd = np.concatenate([icv[..., 1:], _LOG_SD(age)], axis=-1)
+    return mean + dementia[..., None] * _DEMENTIA_EFFECT, sd
+
+
+def _prevalence(age: np.ndarray) -> np.ndarray:
+    """p(dementia | age): 1 % at 40, 8 % at 60, 21 % at 70, 44 % at 80, 71 % at 90 years, as in a memory clinic."""
+    return 1 / (1 + np.exp(-(age - 82.0) / 9.0))
+
+
+def subjects(n: int, seed: int = 0, diagnosis: bool = False) -> pd.DataFrame:
+    """Draw `n` people from the law, without images.
+
+    Columns: participant_id, age (years, two decimals), sex (F, M), diagnosis (control, dementia; only if asked for),
+    then NUMBERS: icv_ml; ventricles_percent, brain_percent, hippocampus_percent of the ICV; grey_percent of grey +
+    white. The curves over age are monotone through points that are data at 45, 55, 65, 75 y and extrapolated elsewhere.
+    Row i depends on (seed, i) only, not on `n`; without `diagnosis` everybody is a control.
+    """
+    if n < 1:
+        raise MetavoxelError(f"phantom: n is {n}, but a cohort needs at least one subject; pass n >= 1")
+    if seed < 0:
+        raise MetavoxelError(f"phantom: seed is {seed}; pass 0 or a positive integer")
+    rngs = [np.random.default_rng([seed, i]) for i in range(n)]
+    uniform = np.array([rng.random(3) for rng in rngs])
+    normal = np.array([rng.standard_normal(5) for rng in rngs])
+    age = np.round(AGES[0] + (AGES[1] - AGES[0]) * uniform[:, 0], 2)
+    male = (uniform[:, 1] < 0.5).astype(int)
+    dementia = ((uniform[:, 2] < _prevalence(age)) & diagnosis).astype(int)
+    mean, sd = _law(age, male, dementia)
+    numbers = np.exp(mean + sd * (normal @ _CHOLESKY.T))
+    numbers[:, 2] = 100 - numbers[:, 2]
+    width = max(4, len(str(n)))
+    rows = pd.DataFrame({"participant_id": [f"sub-{i + 1:0{width}d}" for i in range(n)], "age": age})
+    rows["sex"] = np.array(SEXES)[male]
+    if diagnosis:
+        rows["diagnosis"] = np.array(DIAGNOSES)[dementia]
+    return rows.assign(**dict(zip(NUMBERS, numbers.T, strict=True)))
+
+
+def posterior(rows: pd.DataFrame, given: Sequence[str] = ()) -> pd.DataFrame:
+    """The exact p(age, sex[, diagnosis] | anatomy, given) of each row, in the columns that `predict` writes.
+
+    `rows`: participant_id, NUMBERS and the columns named in `given` (any of age, sex, diagnosis), which are left out of
+    the answer. Diagnosis belongs to the law if and only if `rows` has that column. Quadrature over age by midpoints of
+    cells of a quarter of a year, quantiles by linear interpolation within a cell; sums over sex and diagnosis.
+    """
+    variables = ["age", "sex"] + (["diagnosis"] if "diagnosis" in rows else [])
+    _check(rows, variables, given)
+    edges = np.linspace(*AGES, int((AGES[1] - AGES[0]) * 4) + 1)
+    parts = [_posterior_chunk(rows.iloc[i : i + 256], variables, given, edges) for i in range(0, len(rows), 256)]
+    table = pd.concat(parts)
+    table.insert(0, "participant_id", rows["participant_id"])
+    return table
+
+
+def _check(rows: pd.DataFrame, variables: Sequence[str], given: Sequence[str]) -> None:
+    for name in given:
+        if name not in variables:
+            known = ", ".join(variables)
+            raise MetavoxelError(f"phantom.posterior: given={name!r} is not in this law; choose from {known}")
+    if missing := [name for name in ("participant_id", *NUMBERS, *given) if name not in rows]:
+        raise MetavoxelError(f"phantom.posterior: no column {', '.join(missing)}; pass rows made by phantom.subjects")
+    if len(rows) == 0 or rows[[*NUMBERS, *given]].isna().any(axis=None):
+        raise MetavoxelError("phantom.posterior: no rows, or cells without a value; drop the incomplete rows first")
+    for name, levels in (("sex", SEXES), ("diagnosis", DIAGNOSES)):
+        if name in given and (unknown := set(rows[name]) - set(levels)):
+            first, known = sorted(unknown)[0], ", ".join(levels)
+            raise MetavoxelError(f"phantom.posterior: {name} has {first!r}; its levels are {known}")
+
+
+def _posterior_chunk(
+    rows: pd.DataFrame, variables: Sequence[str], given: Sequence[str], edges: np.ndarray
+) -> pd.DataFrame:
+    numbers = rows[list(NUMBERS)].to_numpy(float)
+    numbers[:, 2] = 100 - numbers[:, 2]
+    # Axes: row, age, sex, diagnosis; a known age is a grid of one cell per row.
+    centres = rows["age"].to_numpy(float)[:, None] if "age" in given else (edges[None, :-1] + edges[None, 1:]) / 2
+    age = centres[:, :, None, None]
+    male = np.arange(2)[None, None, :, None]
+    dementia = np.arange(2 if "diagnosis" in variables else 1)
+    mean, sd = _law(age, male, dementia)
+    white = ((np.log(numbers)[:, None, None, None] - mean) / sd) @ np.linalg.inv(_CHOLESKY).T
+    log_density = -0.5 * np.square(white).sum(-1) - np.log(sd).sum(-1)
+    if len(dementia) == 2:
+        log_density = log_density + np.log(np.where(dementia, _prevalence(age), 1 - _prevalence(age)))
+    for axis, (name, levels) in enumerate((("sex", SEXES), ("diagnosis", DIAGNOSES)), start=2):
+        if name in given:
+            known = np.expand_dims(rows[name].to_numpy()[:, None] == np.array(levels), (1, 5 - axis))
+            log_density = np.where(known, log_density, -np.inf)
+    mass = np.exp(log_density - log_density.max((1, 2, 3), keepdims=True))
+    mass /= mass.sum((1, 2, 3), keepdims=True)
+    answer: dict[str, np.ndarray] = {}
+    if "age" not in given:
+        p_age = mass.sum((2, 3))
+        answer["age_mean"] = p_age @ centres[0]
+        within = (edges[1] - edges[0]) ** 2 / 12
+        answer["age_sd"] = np.sqrt(p_age @ centres[0] ** 2 - answer["age_mean"] ** 2 + within)
+        cumulative = np.pad(p_age.cumsum(1), ((0, 0), (1, 0)))
+        for q in (5, 50, 95):
+            answer[f"age_q{q:02d}"] = np.array([np.interp(q / 100, row, edges) for row in cumulative])
+    for name, levels, others in (("sex", SEXES, (1, 3)), ("diagnosis", DIAGNOSES, (1, 2))):
+        if name in variables and name not in given:
+            p = mass.sum(others)
+            answer[name] = np.array(levels)[p.argmax(1)]
+            answer |= {f"{name}_p_{level}": p[:, j] for j, level in enumerate(levels)}
+    return pd.DataFrame(answer, index=rows.index)
+
+
+def write_cohort(
+    out: Path,
+    n: int,
+    *,
+    seed: int = 0,
+    diagnosis: bool = False,
+    shape: tuple[int, int, int] = (32, 40, 32),
+    spacing: float = 5.0,
+    missing: float = 0.0,
+    device: str | torch.device | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> Path:
+    """Write a BIDS folder of `n` phantom scans on a grid of `shape` voxels of `spacing` mm, and return its path.
+
+    `missing`: share of the age, sex and diagnosis cells written `n/a`, at random. `derivatives/phantom/posterior.tsv`
+    holds the exact posterior of each subject given its anatomy (as `posterior`) and the hidden NUMBERS. `on_progress`
+    gets the number of scans written so far. The folder appears when it is complete.
+    """
+    out = Path(out).absolute()
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise MetavoxelError(f"phantom: {out} exists and is not an empty folder; choose another or remove it")
+    if not 0 <= missing < 1:
+        raise MetavoxelError(f"phantom: missing is {missing}; pass a share of cells from 0 to below 1")
+    rows = subjects(n, seed, diagnosis)
+    scans = render(rows, seed=seed, shape=shape, spacing=spacing, device=device)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
+            bids = Path(scratch) / out.name
+            _write_tables(bids, rows, seed, missing)
+            _write_scans(bids, rows["participant_id"], scans, spacing, on_progress)
+            bids.replace(out)
+    except OSError as error:
+        raise MetavoxelError(f"phantom: cannot write {out}: {error.strerror}; choose a folder with room") from error
+    return out
+
+
+def _write_scans(
+    bids: Path,
+    participants: Sequence[str] | pd.Series,
+    scans: Iterator[torch.Tensor],
+    spacing: float,
+    on_progress: Callable[[int], None] | None,
+) -> None:
+    names = iter(participants)
+    done = 0
+    for batch in scans:
+        # The world's origin is the centre of the grid, where the brain is.
+        affine = np.diag([spacing, spacing, spacing, 1.0])
+        affine[:3, 3] = -spacing * (np.array(batch.shape[2:]) - 1) / 2
+        for voxels in batch[:, 0].round().short().cpu().numpy():
+            name = next(names)
+            image = nib.Nifti1Image(voxels, affine)
+            image.header.set_xyzt_units("mm", "sec")
+            folder = bids / name / "anat"
+            folder.mkdir(parents=True)
+            nib.save(image, folder / f"{name}_T1w.nii.gz")
+        done += len(batch)
+        if on_progress is not None:
+            on_progress(done)
+
+
+def _write_tables(bids: Path, rows: pd.DataFrame, seed: int, missing: float) -> None:
+    derivative = bids / "derivatives" / "phantom"
+    derivative.mkdir(parents=True)
+    facts = rows.drop(columns=["participant_id", *NUMBERS]).astype(object)
+    hidden = np.random.default_rng([seed, 0, 2]).random(facts.shape) < missing
+    facts = facts.mask(hidden)
+    facts.insert(0, "participant_id", rows["participant_id"])
+    facts.to_csv(bids / "participants.tsv", sep="\t", index=False, na_rep="n/a")
+    table = posterior(rows).merge(rows[["participant_id", *NUMBERS]], on="participant_id")
+    table.to_csv(derivative / "posterior.tsv", sep="\t", index=False, float_format="%.6g")
+    sidecar: dict[str, object] = {
+        "age": {"Description": "Age of the phantom", "Units": "years"},
+        "sex": {"Description": "Sex of the phantom", "Levels": {"F": "female", "M": "male"}},
+    }
+    if "diagnosis" in rows:
+        levels = {"control": "as in healthy people", "dementia": "smaller hippocampus, larger ventricles"}
+        sidecar["diagnosis"] = {"Description": "Diagnosis of the phantom", "Levels": levels}
+    numbers = {
+        "icv_ml": {"Description": "Intracranial volume", "Units": "ml"},
+        "ventricles_percent": {"Description": "Lateral ventricles", "Units": "% of the intracranial volume"},
+        "brain_percent": {"Description": "Brain with its ventricles", "Units": "% of the intracranial volume"},
+        "grey_percent": {"Description": "Grey matter, the hippocampi included", "Units": "% of grey and white matter"},
+        "hippocampus_percent": {"Description": "Both hippocampi", "Units": "% of the intracranial volume"},
+    }
+    kind = {"BIDSVersion": "1.10.0", "GeneratedBy": [{"Name": "metavoxel phantom"}]}
+    for path, content in {
+        bids / "participants.json": sidecar,
+        bids / "dataset_description.json": {"Name": "metavoxel phantom", "DatasetType": "raw", **kind},
+        derivative / "posterior.json": {"age_mean": {"Units": "years"}, **numbers},
+        derivative / "dataset_description.json": {
+            "Name": "Exact posterior and hidden anatomy",
+            "DatasetType": "derivative",
+            **kind,
+        },
+    }.items():
+        path.write_text(json.dumps(content, indent=2) + "\n")
