@@ -30,6 +30,8 @@ from metavoxel.errors import MetavoxelError
 SEXES = ("F", "M")
 DIAGNOSES = ("control", "dementia")
 AGES = (20.0, 90.0)
+AGE_EDGES = np.linspace(*AGES, 281)  # years: the quadrature's cells
+_CENTRES = (AGE_EDGES[:-1] + AGE_EDGES[1:]) / 2
 
 # Means and sds of a population of half women, half men. 45-75 y are the decades 40-50, 50-60, 60-70, 70-87 of the 291
 # subjects of shared/data/ixi_volumes.tsv (hippocampus: a quadratic fit through all; its decades are not monotone).
@@ -135,63 +137,71 @@ def posterior(rows: pd.DataFrame, given: Sequence[str] = ()) -> pd.DataFrame:
     the answer. Diagnosis belongs to the law if and only if `rows` has that column. Quadrature over age by midpoints of
     cells of a quarter of a year, quantiles by linear interpolation within a cell; sums over sex and diagnosis.
     """
-    variables = ["age", "sex"] + (["diagnosis"] if "diagnosis" in rows else [])
-    _check(rows, variables, given)
-    edges = np.linspace(*AGES, int((AGES[1] - AGES[0]) * 4) + 1)
-    parts = [_posterior_chunk(rows.iloc[i : i + 256], variables, given, edges) for i in range(0, len(rows), 256)]
-    table = pd.concat(parts)
+    _check(rows, given)
+    table = pd.concat([_summary(rows.iloc[i : i + 256], given) for i in range(0, len(rows), 256)])
     table.insert(0, "participant_id", rows["participant_id"])
     return table
 
 
-def _check(rows: pd.DataFrame, variables: Sequence[str], given: Sequence[str]) -> None:
+def _check(rows: pd.DataFrame, given: Sequence[str]) -> None:
+    levels = _levels(rows)
     for name in given:
-        if name not in variables:
-            known = ", ".join(variables)
+        if name != "age" and name not in levels:
+            known = ", ".join(["age", *levels])
             raise MetavoxelError(f"phantom.posterior: given={name!r} is not in this law; choose from {known}")
     if missing := [name for name in ("participant_id", *NUMBERS, *given) if name not in rows]:
         raise MetavoxelError(f"phantom.posterior: no column {', '.join(missing)}; pass rows made by phantom.subjects")
     if len(rows) == 0 or rows[[*NUMBERS, *given]].isna().any(axis=None):
         raise MetavoxelError("phantom.posterior: no rows, or cells without a value; drop the incomplete rows first")
-    for name, levels in (("sex", SEXES), ("diagnosis", DIAGNOSES)):
-        if name in given and (unknown := set(rows[name]) - set(levels)):
-            first, known = sorted(unknown)[0], ", ".join(levels)
-            raise MetavoxelError(f"phantom.posterior: {name} has {first!r}; its levels are {known}")
+    for name in set(given) - {"age"}:
+        if unknown := sorted(set(rows[name]) - set(levels[name])):
+            known = ", ".join(levels[name])
+            raise MetavoxelError(f"phantom.posterior: {name} has {unknown[0]!r}; its levels are {known}")
 
 
-def _posterior_chunk(
-    rows: pd.DataFrame, variables: Sequence[str], given: Sequence[str], edges: np.ndarray
-) -> pd.DataFrame:
-    numbers = rows[list(NUMBERS)].to_numpy(float)
+def _levels(rows: pd.DataFrame) -> dict[str, tuple[str, ...]]:
+    """The classes of the law that `rows` belong to, in the order of the axes of `posterior_mass`."""
+    return {"sex": SEXES, "diagnosis": DIAGNOSES} if "diagnosis" in rows else {"sex": SEXES}
+
+
+def posterior_mass(rows: pd.DataFrame, given: Sequence[str] = ()) -> np.ndarray:
+    """p(age in cell, sex, diagnosis | anatomy, given), (n, cells, 2, 1 or 2), over the cells between AGE_EDGES.
+
+    Memory: 0.1 MB a row. With age given there is one cell, that age.
+    """
+    numbers = rows[list(NUMBERS)].to_numpy(float, copy=True)
     numbers[:, 2] = 100 - numbers[:, 2]
-    # Axes: row, age, sex, diagnosis; a known age is a grid of one cell per row.
-    centres = rows["age"].to_numpy(float)[:, None] if "age" in given else (edges[None, :-1] + edges[None, 1:]) / 2
-    age = centres[:, :, None, None]
-    male = np.arange(2)[None, None, :, None]
-    dementia = np.arange(2 if "diagnosis" in variables else 1)
-    mean, sd = _law(age, male, dementia)
+    levels = _levels(rows)
+    age = rows["age"].to_numpy(float)[:, None] if "age" in given else _CENTRES[None]
+    age = age[:, :, None, None]
+    dementia = np.arange(len(levels.get("diagnosis", ("control",))))
+    mean, sd = _law(age, np.arange(2)[:, None], dementia)
     white = ((np.log(numbers)[:, None, None, None] - mean) / sd) @ np.linalg.inv(_CHOLESKY).T
-    log_density = -0.5 * np.square(white).sum(-1) - np.log(sd).sum(-1)
-    if len(dementia) == 2:
-        log_density = log_density + np.log(np.where(dementia, _prevalence(age), 1 - _prevalence(age)))
-    for axis, (name, levels) in enumerate((("sex", SEXES), ("diagnosis", DIAGNOSES)), start=2):
+    log_mass = -0.5 * np.square(white).sum(-1) - np.log(sd).sum(-1)
+    if "diagnosis" in levels:
+        log_mass = log_mass + np.log(np.where(dementia, _prevalence(age), 1 - _prevalence(age)))
+    for axis, (name, names) in enumerate(levels.items()):
         if name in given:
-            known = np.expand_dims(rows[name].to_numpy()[:, None] == np.array(levels), (1, 5 - axis))
-            log_density = np.where(known, log_density, -np.inf)
-    mass = np.exp(log_density - log_density.max((1, 2, 3), keepdims=True))
-    mass /= mass.sum((1, 2, 3), keepdims=True)
+            known = rows[name].to_numpy()[:, None] == np.array(names)
+            log_mass = np.where(np.expand_dims(known, (1, 3 - axis)), log_mass, -np.inf)
+    mass = np.exp(log_mass - log_mass.max((1, 2, 3), keepdims=True))
+    return mass / mass.sum((1, 2, 3), keepdims=True)
+
+
+def _summary(rows: pd.DataFrame, given: Sequence[str]) -> pd.DataFrame:
+    mass = posterior_mass(rows, given)
     answer: dict[str, np.ndarray] = {}
     if "age" not in given:
-        p_age = mass.sum((2, 3))
-        answer["age_mean"] = p_age @ centres[0]
-        within = (edges[1] - edges[0]) ** 2 / 12
-        answer["age_sd"] = np.sqrt(p_age @ centres[0] ** 2 - answer["age_mean"] ** 2 + within)
-        cumulative = np.pad(p_age.cumsum(1), ((0, 0), (1, 0)))
+        p = mass.sum((2, 3))
+        answer["age_mean"] = p @ _CENTRES
+        within = np.diff(AGE_EDGES)[0] ** 2 / 12
+        answer["age_sd"] = np.sqrt(p @ _CENTRES**2 - answer["age_mean"] ** 2 + within)
+        cumulative = np.pad(p.cumsum(1), ((0, 0), (1, 0)))
         for q in (5, 50, 95):
-            answer[f"age_q{q:02d}"] = np.array([np.interp(q / 100, row, edges) for row in cumulative])
-    for name, levels, others in (("sex", SEXES, (1, 3)), ("diagnosis", DIAGNOSES, (1, 2))):
-        if name in variables and name not in given:
-            p = mass.sum(others)
+            answer[f"age_q{q:02d}"] = np.array([np.interp(q / 100, row, AGE_EDGES) for row in cumulative])
+    for axis, (name, levels) in enumerate(_levels(rows).items()):
+        if name not in given:
+            p = mass.sum((1, 3 - axis))
             answer[name] = np.array(levels)[p.argmax(1)]
             answer |= {f"{name}_p_{level}": p[:, j] for j, level in enumerate(levels)}
     return pd.DataFrame(answer, index=rows.index)
