@@ -81,6 +81,22 @@ def read_sidecar(table_path: str | os.PathLike[str]) -> dict[str, Any]:
     return {name: entry for name, entry in sidecar.items() if isinstance(entry, dict)}
 
 
+def read_sessions(root: Path) -> pd.DataFrame | None:
+    """The rows of all sub-*/sub-*_sessions.tsv of a BIDS folder (participant_id, session_id, ...); None without any."""
+    rows: list[dict[str, str]] = []
+    for path in sorted(root.glob("sub-*/sub-*_sessions.tsv")):
+        header, body = _cells(path)
+        if "session_id" not in header:
+            raise MetavoxelError(f"{path}: there is no column session_id (there are: {', '.join(header)}); add it")
+        rows += [{"participant_id": path.parent.name} | dict(zip(header, cells)) for cells in body]
+    if not rows:
+        return None
+    names = dict.fromkeys(name for row in rows for name in row)
+    table = pd.DataFrame({name: _typed(name, [row.get(name, "") for row in rows]) for name in names})
+    _check_ids(root, table)
+    return table
+
+
 def describe_columns(table: pd.DataFrame, sidecar: Mapping[str, Any] | None = None) -> dict[str, ColumnGuess]:
     """Guess what each column holds; a sidecar's Levels and Units settle it. Levels that differ only in case are one."""
     return {name: _describe(table[name], name, (sidecar or {}).get(name, {})) for name in table.columns}
@@ -196,7 +212,7 @@ def _typed(name: str, cells: list[str]) -> pd.Series:
     """A column of float64 if every cell is a number, else of text. Codes such as 007 and all ids stay text."""
     column = pd.Series([np.nan if cell.casefold() in MISSING else cell for cell in cells], dtype=object)
     present = column.dropna()
-    codes = name in IDENTIFIERS or any(re.match(r"[+-]?0\d", cell) for cell in present)
+    codes = name in IDENTIFIERS or any(re.match(r"[+-]?0\d", str(cell)) for cell in present)
     numeric = pd.to_numeric(present, errors="coerce")
     return column if codes or numeric.isna().any() else pd.to_numeric(column).astype(np.float64)
 

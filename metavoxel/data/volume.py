@@ -167,7 +167,7 @@ def _reading(path: Path) -> Iterator[None]:
         raise MetavoxelError(truncated) from error
     except PermissionError as error:
         raise MetavoxelError(f"{path}: no permission to read it; change the file's permissions") from error
-    except (ImageFileError, HeaderDataError, gzip.BadGzipFile) as error:
+    except (ImageFileError, HeaderDataError, gzip.BadGzipFile, KeyError) as error:  # KeyError: no such voxel type
         cut = any(isinstance(e, (EOFError, zlib.error)) for e in (error.__cause__, error.__context__))
         fix = "convert it (dcm2niix for DICOM) or download it again"
         raise MetavoxelError(truncated if cut else f"{path}: not a NIfTI or MGH image inside; {fix}") from error

@@ -1,0 +1,345 @@
+"""A cohort: one row a scan session, its scalars in a table, its scans as paths; gaps allowed on both sides.
+
+Read from a BIDS folder, from a table with a pattern or columns of paths, or from one scan. People, not rows, are split.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from metavoxel.data import scans as scan_files
+from metavoxel.data.scans import Found, Session
+from metavoxel.data.table import (
+    IDENTIFIERS,
+    TABLE_SUFFIXES,
+    ColumnGuess,
+    bare_id,
+    check_plausible,
+    describe_columns,
+    levels,
+    numbers,
+    read_sessions,
+    read_sidecar,
+    read_table,
+)
+from metavoxel.data.volume import is_scan_name, scan_stem
+from metavoxel.errors import MetavoxelError
+
+
+@dataclass
+class Cohort:
+    """Rows of `table` (participant_id, [session_id], scalars) with their `scans` (image -> a path or None a row).
+
+    `columns` describes the scalars, as they were read: a subset keeps all levels. `notes` tells what was assumed or is
+    missing, for the person to read.
+    """
+
+    table: pd.DataFrame
+    scans: dict[str, list[Path | None]]
+    columns: dict[str, ColumnGuess]
+    root: Path
+    notes: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def participants(self) -> list[str]:
+        """The id of each person once, in the order of the rows."""
+        return list(dict.fromkeys(self.table["participant_id"]))
+
+    def column(self, name: str) -> pd.Series:
+        """A scalar's cells, indexed by participant (and session), so that errors name the row."""
+        if name not in self.columns:
+            raise MetavoxelError(f"there is no column {name!r}; there are {', '.join(self.columns) or 'none'}")
+        index = self.table["participant_id"].astype(object)
+        if "session_id" in self.table:
+            session = self.table["session_id"]
+            index = index.where(session.isna(), index + " " + session.astype(object).fillna(""))
+        return self.table[name].set_axis(index.to_list())
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> Cohort:
+        """The rows at these positions, in this order."""
+        positions = [int(i) for i in indices]
+        return replace(
+            self,
+            table=self.table.iloc[positions].reset_index(drop=True),
+            scans={name: [paths[i] for i in positions] for name, paths in self.scans.items()},
+        )
+
+    def split(self, fractions: Sequence[float], seed: int = 0, stratify: Sequence[str] = ()) -> list[Cohort]:
+        """Share the people out at random, one cohort for each of `fractions` (sum 1); nobody is in two of them.
+
+        `stratify`: columns whose values (numbers: in fifths) are spread evenly over the parts. No part is empty.
+        """
+        people = self.participants
+        if min(fractions, default=0) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+            raise MetavoxelError(f"split: fractions {list(fractions)} must be positive and sum to 1")
+        if len(people) < len(fractions):
+            raise MetavoxelError(f"split: {len(people)} people cannot fill {len(fractions)} parts; use a larger cohort")
+        rng = np.random.default_rng(seed)
+        order = rng.permutation(len(people))
+        strata = self._strata(people, stratify)
+        order = order[np.argsort(strata[order], kind="stable")]
+        parts = _deal(len(people), fractions)
+        part_of = {people[person]: part for person, part in zip(order, parts)}
+        rows = self.table["participant_id"].map(part_of).to_numpy()
+        return [self.subset(np.flatnonzero(rows == part)) for part in range(len(fractions))]
+
+    def _strata(self, people: Sequence[str], stratify: Sequence[str]) -> np.ndarray:
+        """(people,) int: who is alike in the columns `stratify`, by the first row of each."""
+        keys = pd.DataFrame({"person": self.table["participant_id"]})
+        for name in stratify:
+            cells = self.column(name).reset_index(drop=True)
+            if self.columns[name].kind == "continuous":
+                cells = pd.Series(pd.qcut(numbers(cells, name), 5, labels=False, duplicates="drop"))
+            keys[f"by {name}"] = cells.astype(object).where(cells.notna(), "missing").astype(str)
+        first = keys.drop_duplicates("person").set_index("person").loc[list(people)]
+        return first.groupby(list(first.columns)).ngroup().to_numpy() if stratify else np.zeros(len(people), dtype=int)
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change with the table or with a scan's path, size or time of change."""
+        digest = hashlib.sha256(self.table.to_csv(index=False).encode())
+        for name, paths in self.scans.items():
+            digest.update(name.encode())
+            for path in paths:
+                stat = path.stat() if path and path.exists() else None
+                digest.update(f"{path} {(stat.st_size, stat.st_mtime_ns) if stat else ''}\n".encode())
+        return digest.hexdigest()[:16]
+
+
+def read_cohort(
+    path: str | os.PathLike[str], variables: Sequence[str] | None = None, pattern: str | None = None
+) -> Cohort:
+    """Read a BIDS folder, a table (.tsv, .csv, .xlsx) or one scan.
+
+    `variables`: the image suffixes (T1w; or with entities, ce-gadolinium_T1w) and table columns to keep, all when None;
+    `sex=gender` keeps gender and calls it sex. `pattern`: where a table's scans lie, relative to its folder, such as
+    `scans/{participant_id}_{modality}.nii.gz` ({session_id} too); columns that hold file names need none.
+    People without a scan, and scans without a row, are kept with gaps and told in `notes`.
+    Raises MetavoxelError on an empty folder, an unknown variable, a table and scans without a person in common, a path
+    that does not exist, a spelling that is no level, an age that is none.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise MetavoxelError(f"{path}: no such file or folder; check the path")
+    if path.is_file() and path.suffix.lower() not in TABLE_SUFFIXES:
+        return _one_scan(path, variables)
+    root = path if path.is_dir() else path.parent
+    table_path = path if path.is_file() else path / "participants.tsv"
+    table = read_table(table_path) if table_path.is_file() else pd.DataFrame({"participant_id": []}, dtype=object)
+    sidecar = read_sidecar(table_path)
+    found: Found = {}
+    if pattern is not None:
+        found = scan_files.match_pattern(root, pattern)
+    elif path.is_dir():
+        found = scan_files.match_bids(root)
+    if table.empty and not found:
+        raise MetavoxelError(f"{path}: no sub-*/anat scans and no participants.tsv; give a BIDS folder, or a table")
+    notes: list[str] = []
+    table, keys = _join(_with_sessions(root, table) if path.is_dir() else table, found, table_path, notes)
+    in_cells = {str(name): _paths(table, str(name), root) for name in table.columns if _holds_paths(table[name])}
+    images_there = [*in_cells, *scan_files.suffixes(found)]
+    columns_there = [str(name) for name in table.columns if name not in IDENTIFIERS and name not in images_there]
+    wanted = _wanted(path, variables, images_there + columns_there, scan_files.labels(found))
+
+    images: dict[str, list[Path | None]] = {}
+    cells = {name: table[name] for name in IDENTIFIERS if name in table}
+    for new, old in wanted.items():
+        if old in in_cells:
+            images[new] = in_cells[old]
+        elif old in columns_there:
+            cells[new] = table[old]
+        else:
+            images[new] = scan_files.choose(found, keys, old, notes)
+    for name, paths in images.items():
+        if gaps := sum(p is None for p in paths):
+            notes.append(f"{gaps} of {len(table)} rows have no {name}")
+    sidecar = {new: sidecar[old] for new, old in wanted.items() if old in sidecar}
+    return _settled(pd.DataFrame(cells), images, sidecar, root, notes)
+
+
+def concat(cohorts: Mapping[str, Cohort], site: str | None = "site") -> Cohort:
+    """Join cohorts with the same variables; the keys become the levels of a new column `site` (None: no such column).
+
+    Where a person's id occurs in two cohorts, all ids get their cohort's key in front. Spellings of a level that differ
+    only in case become the first cohort's. Raises MetavoxelError when variables, kinds or units differ.
+    """
+    if not cohorts:
+        raise MetavoxelError("concat: no cohorts given")
+    first_key, first = next(iter(cohorts.items()))
+    for key, other in cohorts.items():
+        for one, two in ((set(first.columns), set(other.columns)), (set(first.scans), set(other.scans))):
+            if one != two:
+                odd = ", ".join(sorted(one ^ two))
+                raise MetavoxelError(
+                    f"concat: {first_key} and {key} differ in {odd}; read both with the same variables"
+                )
+        for name, guess in other.columns.items():
+            mine = first.columns[name]
+            if (guess.kind, guess.unit) != (mine.kind, mine.unit):
+                kinds = f"{mine.kind} ({mine.unit}) in {first_key}, {guess.kind} ({guess.unit}) in {key}"
+                raise MetavoxelError(f"concat: {name} is {kinds}; make the tables agree")
+    if site is not None and (site in first.columns or site in first.scans):
+        raise MetavoxelError(f"concat: there is a variable {site!r} already; pass another name, or site=None")
+    people = [bare_id(person) for cohort in cohorts.values() for person in cohort.participants]
+    clash = len(set(people)) < len(people)
+    tables = []
+    for key, cohort in cohorts.items():
+        table = cohort.table.copy()
+        if clash:
+            table["participant_id"] = [f"{key}-{person}" for person in table["participant_id"]]
+        if site is not None:
+            table[site] = pd.Series([key] * len(table), dtype=object)
+        tables.append(table)
+    scans = {name: [p for cohort in cohorts.values() for p in cohort.scans[name]] for name in first.scans}
+    notes = [f"{key}: {note}" for key, cohort in cohorts.items() for note in cohort.notes]
+    # The levels of all cohorts, in the first one's order, stand in for a sidecar.
+    sidecar: dict[str, dict[str, object]] = {}
+    for name, guess in first.columns.items():
+        every = [level for cohort in cohorts.values() for level in cohort.columns[name].levels]
+        merged = {level.casefold(): level for level in reversed(every)}
+        ordered = list(dict.fromkeys(merged[level.casefold()] for level in every))
+        sidecar[name] = {"Levels": ordered} if guess.kind == "categorical" else {"Units": guess.unit}
+    if site is not None:
+        sidecar[site] = {"Levels": list(cohorts)}
+    return _settled(pd.concat(tables, ignore_index=True), scans, sidecar, first.root, notes)
+
+
+def _settled(
+    table: pd.DataFrame,
+    scans: dict[str, list[Path | None]],
+    sidecar: Mapping[str, object],
+    root: Path,
+    notes: list[str],
+) -> Cohort:
+    """A cohort whose classes are spelt in one way and whose ages are possible."""
+    columns = {n: g for n, g in describe_columns(table, sidecar).items() if n not in IDENTIFIERS}
+    cohort = Cohort(table, scans, columns, root, notes)
+    for name, guess in columns.items():
+        if guess.kind == "categorical":
+            table[name] = levels(cohort.column(name), guess.levels).to_numpy()
+        elif guess.kind == "continuous":
+            check_plausible(cohort.column(name), name, guess.unit)
+    return cohort
+
+
+def _deal(n: int, fractions: Sequence[float]) -> list[int]:
+    """The part of each of n people in a row, so that every stretch of the row is shared out nearly by `fractions`."""
+    shares = np.asarray(fractions) * n
+    sizes = np.maximum(1, np.floor(shares)).astype(int)
+    while sizes.sum() != n:
+        if sizes.sum() < n:
+            sizes[np.argmax(shares - sizes)] += 1
+        else:
+            sizes[np.argmax(np.where(sizes > 1, sizes - shares, -np.inf))] -= 1
+    dealt = np.zeros(len(sizes), dtype=int)
+    parts = []
+    for i in range(n):
+        due = np.where(dealt < sizes, sizes * (i + 1) / n - dealt, -np.inf)
+        parts.append(int(np.argmax(due)))
+        dealt[parts[-1]] += 1
+    return parts
+
+
+def _one_scan(path: Path, variables: Sequence[str] | None) -> Cohort:
+    """A cohort of one row, its image called by the file's suffix (sub-01_T1w.nii.gz) or by the only variable."""
+    if not is_scan_name(path):
+        raise MetavoxelError(f"{path}: neither a scan nor a table; give a .nii.gz, .nii, .mgz, .tsv or .csv file")
+    stem = scan_stem(path)
+    suffix = stem.rpartition("_")[2]
+    named = {variable.rpartition("=")[2]: variable.partition("=")[0] for variable in variables or ()}
+    if variables is None:
+        name = suffix if "_" in stem else "image"
+    elif suffix in named or len(named) == 1:
+        name = named.get(suffix) or next(iter(named.values()))
+    else:
+        known = ", ".join(variables)
+        raise MetavoxelError(
+            f"{path}: cannot tell which of {known} it is; name it ..._T1w.nii.gz, or name one variable"
+        )
+    person = re.match(r"sub-[^_]+", stem)
+    table = pd.DataFrame({"participant_id": [person.group() if person else stem]}, dtype=object)
+    return Cohort(table, {name: [path]}, {}, path.parent)
+
+
+def _wanted(path: Path, variables: Sequence[str] | None, there: list[str], labels: list[str]) -> dict[str, str]:
+    """New name -> name in the files, of the variables asked for."""
+    if variables is None:
+        return {name: name for name in there}
+    wanted: dict[str, str] = {}
+    for variable in variables:
+        new, _, old = variable.partition("=")
+        old = old or new
+        if old not in there and old not in labels:
+            raise MetavoxelError(f"{path}: no variable {old!r}; there are {', '.join(there)}")
+        if new in wanted or new in IDENTIFIERS:
+            raise MetavoxelError(f"{path}: variable {new!r} is asked for twice, or is an identifier; name each once")
+        wanted[new] = old
+    return wanted
+
+
+def _with_sessions(root: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """People's rows repeated for each of their sessions (BIDS sessions.tsv), whose cells come before the person's."""
+    sessions = read_sessions(root)
+    if sessions is None or "session_id" in table:
+        return table
+    left = table.assign(person=table["participant_id"].map(bare_id))
+    right = sessions.assign(person=sessions["participant_id"].map(bare_id)).drop(columns="participant_id")
+    merged = left.merge(right, on="person", how="left", suffixes=("", "\0"))
+    for name in set(table.columns) & set(right.columns):
+        merged[name] = merged.pop(f"{name}\0").combine_first(merged[name])
+    return merged.drop(columns="person")
+
+
+def _join(table: pd.DataFrame, found: Found, table_path: Path, notes: list[str]) -> tuple[pd.DataFrame, list[Session]]:
+    """The table with a row for each session, in its order, then those with scans only; and the session of each row."""
+    people = [bare_id(person) for person in table["participant_id"]]
+    scanned: dict[str, list[str]] = {}
+    for person, session in sorted(found):
+        scanned.setdefault(person, []).append(session)
+    if people and scanned and not set(people) & set(scanned):
+        ids = f"{table['participant_id'].iloc[0]!r} in the table, {'sub-' + next(iter(scanned))!r} among the scans"
+        raise MetavoxelError(f"{table_path}: no person has both a row and a scan ({ids}); make the ids agree")
+    if "session_id" in table:
+        rows = list(range(len(table)))
+        sessions = ["" if pd.isna(s) else str(s).removeprefix("ses-") for s in table["session_id"]]
+    else:
+        pairs = [(row, s) for row, person in enumerate(people) for s in scanned.get(person, [""])]
+        rows, sessions = [row for row, _ in pairs], [s for _, s in pairs]
+    keys = [(people[row], session) for row, session in zip(rows, sessions)]
+    extra = [key for key in sorted(found) if key not in set(keys)]
+    if extra and people:
+        notes.append(f"{len(extra)} scanned sessions have no row in {table_path.name}, e.g. sub-{extra[0][0]}")
+    prefix = "sub-" if table["participant_id"].str.startswith("sub-").any() or not people else ""
+    scans_only = pd.DataFrame({"participant_id": [prefix + person for person, _ in extra]}, dtype=object)
+    parts = [part for part in (table.iloc[rows], scans_only) if len(part)]
+    joined, keys = pd.concat(parts, ignore_index=True), keys + extra
+    if any(session for _, session in keys):
+        cells = pd.Series([session or np.nan for _, session in keys], dtype=object)
+        joined = joined.drop(columns="session_id", errors="ignore")
+        joined.insert(1, "session_id", cells)
+    return joined, keys
+
+
+def _holds_paths(column: pd.Series) -> bool:
+    """Whether every cell that is there is the name of a scan."""
+    present = column.dropna()
+    return len(present) > 0 and all(is_scan_name(str(cell)) for cell in present)
+
+
+def _paths(table: pd.DataFrame, name: str, root: Path) -> list[Path | None]:
+    """A column of file names as paths below `root`; refuses a file that is not there."""
+    paths = [None if pd.isna(cell) else root / str(cell) for cell in table[name]]
+    for person, path in zip(table["participant_id"], paths):
+        if path is not None and not path.is_file():
+            raise MetavoxelError(f"{path}: no such scan, named in column {name} at {person}; correct it, or write n/a")
+    return paths
