@@ -274,6 +274,14 @@ def test_geometry_through_json(reference):
     assert again.to_dict() == reference.geometry.to_dict()
 
 
+def test_sequences_share_a_centre(reference):
+    darker = head(marker=False)
+    darker.array[:, :36] = 0
+    array = conform(stored_as(darker, ORIENTATIONS[29]), GRID, reference.centre)
+    np.testing.assert_allclose(array.affine, reference.affine, atol=1e-6)
+    assert np.abs(conform(darker, GRID).centre - reference.centre).max() > 5
+
+
 def test_masks(reference):
     volume = head()
     box = np.zeros(volume.shape, np.float32)

@@ -75,23 +75,31 @@ class Conformed:
         """(4, 4): index on the grid -> the scan's world, mm."""
         return self.geometry.grid_affine
 
+    @property
+    def centre(self) -> np.ndarray:
+        """(3,): the middle of the grid in the scan's world, mm."""
+        middle = (np.asarray(self.array.shape) - 1) / 2
+        return self.affine[:3, :3] @ middle + self.affine[:3, 3]
 
-def conform(volume: Volume, grid: Grid) -> Conformed:
+
+def conform(volume: Volume, grid: Grid, centre: np.ndarray | None = None) -> Conformed:
     """Bring a scan onto the model's grid, centred on the brain, with the background at 0 and bright tissue at 1.
 
     The offset is the median of the background, the slope takes the 99.5th percentile of the foreground to 1; brighter
     voxels stay above 1. Parts of the grid outside of the scan are 0. Parts of the scan outside of the grid are lost.
     The centre is that of the foreground's top 130 mm: within 2 mm of the brain's own where the scan is skull-stripped;
-    in a whole head it lies some 9 mm in front of the brain's.
+    in a whole head it lies some 9 mm in front of the brain's. Sequences of one session that are aligned in the world
+    are given the `centre` (3,), world mm, of the first, so that they stay aligned.
     """
     array, affine = _to_ras(volume.array, volume.affine)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    centre, offset, bright = _landmarks(array, spacing)
+    found, offset, bright = _landmarks(array, spacing)
+    middle = found if centre is None else np.linalg.solve(affine[:3, :3], centre - affine[:3, 3])
     slope = 1.0 / (bright - offset)
     step = np.asarray(grid.spacing) / spacing
     to_scan = np.eye(4)
     to_scan[:3, :3] = np.diag(step)
-    to_scan[:3, 3] = centre - step * (np.asarray(grid.shape) - 1) / 2
+    to_scan[:3, 3] = middle - step * (np.asarray(grid.shape) - 1) / 2
     geometry = Geometry(grid.shape, affine @ to_scan, volume.shape, volume.affine, offset, slope)
     return Conformed(_resample(array - np.float32(offset), to_scan, grid.shape) * np.float32(slope), geometry)
 
