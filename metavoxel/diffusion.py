@@ -59,10 +59,12 @@ class Given:
     """A value (rows, *entry_shape), where it holds, and the level it is shown at when the rest is at t.
 
     mask (rows, *level_shape), True where known; None: everywhere. The unknown part of a masked value is wanted.
+    observed (rows,), False for rows that lack the value: there it is ignored; None: all have it.
     """
 
     value: Tensor
     mask: Tensor | None = None
+    observed: Tensor | None = None
     level: Callable[[float], float] = field(default=known)
 
 
@@ -92,7 +94,7 @@ def joint_loss(
     clean = denoiser(state, times)
     parts = {}
     for v in schema:
-        error = v.process.loss(clean[v.name], x0[v.name], taus[v.name]) / v.baseline_loss
+        error = v.process.loss(clean[v.name], x0[v.name], taus[v.name]) / v.baseline_loss(taus[v.name])
         asked = (taus[v.name] > 0) & observed[v.name].reshape(-1, *(1,) * (taus[v.name].dim() - 1))
         asked = asked.expand_as(error).to(error.dtype)
         parts[v.name] = (error * asked).sum() / asked.sum().clamp_min(1)
@@ -181,12 +183,19 @@ class _Question:
         self.seen, self.denoiser = list(schema), denoiser
         if schema.images and not any(self._moves(image) for image in schema.images):
             frozen = {v.name: self._frozen_value(v, device) for v in schema.images}
-            levels = {v.name: full_level(v, 0.0 if v.name in given else 1.0, self.rows, device) for v in schema.images}
+            levels = {v.name: full_level(v, self._shown(v, 0.0), self.rows, device) for v in schema.images}
             self.denoiser = denoiser.freeze(frozen, levels)
             self.seen = list(schema.scalars)
 
     def _moves(self, v: Variable) -> bool:
         return v.name in self.want or (v.name in self.given and self.given[v.name].level is not known)
+
+    def _shown(self, v: Variable, level: float) -> Tensor | float:
+        """`level`, or (rows,) with 1 for the rows that lack the given value."""
+        given = self.given.get(v.name)
+        if given is None:
+            return 1.0
+        return level if given.observed is None else torch.where(given.observed, level, 1.0)
 
     def _frozen_value(self, image: Image, device: torch.device) -> Tensor:
         if image.name in self.given:
@@ -202,7 +211,8 @@ class _Question:
         given = self.given.get(v.name)
         if given is None:
             return full_level(v, t if v.name in self.want else 1.0, n, device)
-        shown = full_level(v, given.level(t), n, device)
+        level = self._shown(v, given.level(t))
+        shown = full_level(v, self._each_draw(level) if isinstance(level, Tensor) else level, n, device)
         if given.mask is None:
             return shown
         return torch.where(self._each_draw(given.mask), shown, full_level(v, t, n, device))
@@ -240,6 +250,7 @@ class _Question:
 def _check_coverage(coverage: Coverage, schema: Schema, given: Mapping[str, Given], want: set[str]) -> None:
     """Refuses levels that training never covered: the answer would look fine and mean nothing."""
     ignored = [v.name for v in schema if v.name not in given and v.name not in want]
+    ignored += [name for name, value in given.items() if value.observed is not None and not value.observed.all()]
     apart = [name for name, value in given.items() if value.level is not tied]
     if not coverage.separate and (ignored or apart):
         raise MetavoxelError(

@@ -21,7 +21,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from metavoxel.clocks import Cosine
+from metavoxel.clocks import Cosine, alpha, sigma
 from metavoxel.codecs import SCALES, STRICT, Array, Scale
 from metavoxel.errors import MetavoxelError
 from metavoxel.processes import (
@@ -67,9 +67,8 @@ class Continuous(_Scalar):
     def process(self) -> Gaussian:
         return Gaussian()
 
-    @property
-    def baseline_loss(self) -> float:
-        """Loss at level 1 of a predictor that knows only the marginal: the variance of the scores."""
+    def baseline_loss(self, tau: Tensor) -> Tensor | float:
+        """Loss of a predictor that knows only the marginal N(0, 1): 1 at every level."""
         return 1.0
 
     def fit(self, column: pd.Series) -> "Continuous":
@@ -125,8 +124,7 @@ class Categorical(_Scalar):
             raise self.unfitted()
         return marginal_chain(self.marginal)
 
-    @property
-    def baseline_loss(self) -> float:
+    def baseline_loss(self, tau: Tensor) -> Tensor | float:
         """Loss at level 1 of a predictor that knows only the marginal: its entropy in nats."""
         if self.marginal is None:
             raise self.unfitted()
@@ -221,10 +219,12 @@ class Image:
     def level_shape(self) -> tuple[int, ...]:
         return (1, *self.fitted.grid)
 
-    @property
-    def baseline_loss(self) -> float:
-        """Loss at level 1 of a predictor that knows only the mean image: the mean variance of an entry."""
-        return self.fitted.marginal_variance
+    def baseline_loss(self, tau: Tensor) -> Tensor | float:
+        """Loss of a predictor that knows only each entry's mean and the entries' average variance about it, m: the
+        posterior variance over sigma^2, m / (alpha^2 m + sigma^2). Scans share most of their anatomy, so m is well
+        below 1, and a constant would let the noisiest levels of the image drown the rest."""
+        m = self.fitted.marginal_variance
+        return m / (alpha(tau) ** 2 * m + sigma(tau) ** 2)
 
 
 Scalar = Continuous | Categorical | Ordinal

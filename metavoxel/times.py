@@ -36,20 +36,22 @@ class SharedTimes:
 
 @dataclass(frozen=True, config=STRICT)
 class MixtureTimes:
-    """Each variable's level from a mixture: known (0), absent (1), or anywhere between; every row asks for something.
+    """Every row asks for one variable; the others are known (0), absent (1) or anywhere between.
 
     Uniform levels alone starve the corners where questions are asked ("given the scan"), hence the point masses.
     """
 
-    given: float = 0.4
-    """Share of variables shown clean..."""
-    nearly: float = 0.3
-    """...of which this share is shown at a level below 0.15: the clean corner alone overfits first."""
-    absent: float = 0.2
-    """Share of variables hidden entirely."""
-    tied: float = 0.15
+    read: float = Field(default=0.6, ge=0, le=1)
+    """Share of rows that ask for a number or a class; the rest ask for an image. (Where a schema has both.)"""
+    image_given: float = Field(default=0.75, ge=0, le=1)
+    """Share of the images not asked for that are known..."""
+    scalar_given: float = Field(default=0.4, ge=0, le=1)
+    """...and of the numbers and classes."""
+    nearly: float = Field(default=0.3, ge=0, le=1)
+    """Share of the known that are shown at a level below 0.15: the clean corner alone overfits first."""
+    tied: float = Field(default=0.15, ge=0, le=1)
     """Share of rows with one level for all variables, as in plain generation."""
-    partial: float = 0.15
+    partial: float = Field(default=0.15, ge=0, le=1)
     """Share of images with a region to fill in: known outside a box, half-space or ball, at their level inside."""
     kind: Literal["mixture"] = "mixture"
     separate = True
@@ -58,23 +60,37 @@ class MixtureTimes:
         """Levels for len(noise) rows; a missing variable is at 1."""
         n = len(noise)
         shared, is_tied = noise.uniform(), noise.uniform() < self.tied
-        asked = noise.integers(len(schema))
+        asked = self._asked(schema, noise)
         times = {}
         for position, variable in enumerate(schema):
+            is_image = isinstance(variable, Image)
             kind, spread = noise.uniform(), noise.uniform()
+            given = self.image_given if is_image else self.scalar_given
             known = torch.where(noise.uniform() < self.nearly, 0.15 * spread, 0.0)
-            level = torch.where(kind < self.given, known, torch.where(kind < self.given + self.absent, 1.0, spread))
-            # the variable this row asks for must not be known: absent half the time, else at a spread level
-            level = torch.where(asked == position, torch.where(kind < 0.5, 1.0, spread), level)
+            unknown = torch.where(noise.uniform() < 0.6, 1.0, spread)
+            level = torch.where(kind < given, known, unknown)
+            # an image asked for is at any level, since it is generated; a scalar is mostly asked in one evaluation
+            level = torch.where(asked == position, spread if is_image else unknown, level)
             level = torch.where(is_tied, shared, level)
             times[variable.name] = full_level(variable, level, n, level.device)
-            if isinstance(variable, Image) and self.partial:
+            if is_image and self.partial:
                 inside = _regions(variable.level_shape[1:], noise)
                 part = (noise.uniform() < self.partial) & ~is_tied
                 hole = torch.where(level > 0.15, level, spread)
                 filled = torch.where(inside, full_level(variable, hole, n, level.device), 0.0)
                 times[variable.name] = torch.where(_like(part, filled), filled, times[variable.name])
         return _hide_missing(times, observed)
+
+    def _asked(self, schema: Schema, noise: Noise) -> Tensor:
+        """(n,) the position of the variable that each row asks for."""
+        images = [i for i, v in enumerate(schema) if isinstance(v, Image)]
+        scalars = [i for i, v in enumerate(schema) if not isinstance(v, Image)]
+        reads = noise.uniform() < self.read
+        image, scalar = (
+            torch.tensor(group or images or scalars, device=reads.device)[noise.integers(len(group or images or scalars))]
+            for group in (images or scalars, scalars or images)
+        )
+        return torch.where(reads, scalar, image)
 
 
 TimesRule = Annotated[SharedTimes | MixtureTimes, Field(discriminator="kind")]

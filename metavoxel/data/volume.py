@@ -5,20 +5,19 @@ Affines map voxel indices to world millimetres, RAS+ (x to the right, y to the f
 
 from __future__ import annotations
 
-import errno
 import gzip
 import os
-import secrets
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from metavoxel.errors import MetavoxelError
+from metavoxel.files import atomic_write
 
 SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh")
 SPACING_LIMITS_MM = (0.01, 50.0)  # outside of these a header is in other units, or broken
@@ -102,39 +101,6 @@ def write_volume(volume: Volume, path: str | os.PathLike[str]) -> None:
         content = gzip.compress(content, compresslevel=1, mtime=0)  # no time stamp: the same scan gives the same bytes
     with atomic_write(path, "wb") as handle:
         handle.write(content)
-
-
-@contextmanager
-def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a temporary file beside `path` ("w" or "wb"); it takes the place of `path` only if the block ends well.
-
-    Raises MetavoxelError when the disk is full or the folder missing or read-only. A failure leaves nothing behind.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
-    try:
-        with temporary.open(mode.replace("w", "x"), **text) as handle:  # type: ignore[call-overload]
-            yield handle
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)  # noqa: PTH105 - the call that the tests make fail
-    except OSError as error:
-        raise _write_error(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _write_error(path: Path, error: OSError) -> Exception:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return MetavoxelError(f"disk full while writing {path}; free space or choose another folder")
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return MetavoxelError(f"{path}: no permission to write here; choose another folder")
-    if error.errno in (errno.ENOENT, errno.ENOTDIR) and not path.parent.is_dir():
-        return MetavoxelError(f"{path}: there is no folder {path.parent}; create it first")
-    if error.errno == errno.EISDIR:
-        return MetavoxelError(f"{path}: is a folder; give the name of a file")
-    return error
 
 
 def _open(path: Path) -> Any:

@@ -1,0 +1,294 @@
+"""From a cohort to a model: schema, autoencoders, latents, then the joint network."""
+
+import hashlib
+import tempfile
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor, nn
+
+from metavoxel.augment import augment
+from metavoxel.config import Config
+from metavoxel.config import preset as preset_config
+from metavoxel.data.cohort import Cohort, read_cohort
+from metavoxel.denoiser import JointDenoiser
+from metavoxel.diffusion import Given, expect, joint_loss
+from metavoxel.errors import MetavoxelError
+from metavoxel.latents import ImageCodec
+from metavoxel.loading import ImageStack, load_images
+from metavoxel.model import MetaVoxel, load
+from metavoxel.nets.autoencoder import Autoencoder
+from metavoxel.noise import Noise
+from metavoxel.processes import Discrete
+from metavoxel.schema import Categorical, Continuous, Image, Observed, Ordinal, Schema, State, Variable
+from metavoxel.train import optimise
+
+VALIDATION_SEED = 9173
+VALIDATION_CHUNK = 64
+MAX_VALIDATION_IMAGES = 256
+VARIANTS = 4
+"""Latents are cached for the image as it is and for this many less one augmented copies."""
+
+
+def train(
+    cohort: Cohort | str | Path,
+    preset: str | Config = "tiny",
+    out: str | Path = "model",
+    *,
+    resume: bool = False,
+    init: str | Path | None = None,
+    cache: str | Path | None = None,
+    device: str | None = None,
+    quiet: bool = False,
+) -> MetaVoxel:
+    """Trains on a cohort and saves the model in the folder `out`.
+
+    resume: go on from what a stopped run left in `out`. init: start from that model's weights and scalings. cache: where
+    scans on the model's grid are kept between runs (default: within `out`, for as long as training takes).
+    """
+    cohort = cohort if isinstance(cohort, Cohort) else read_cohort(cohort)
+    config = preset if isinstance(preset, Config) else preset_config(preset)
+    start = load(init, device=device) if init is not None else None
+    schema = start.schema if start else infer_schema(cohort, config)
+    _say(quiet, [*cohort.notes, f"{len(cohort.participants)} people, {len(cohort)} rows: {schema}"])
+    folder = _claim(Path(out), resume)
+    with nullcontext(cache) if cache else tempfile.TemporaryDirectory(dir=folder, prefix="cache-") as scratch:
+        stacks = {}
+        for image in schema.images:
+            if image.name not in cohort.scans:
+                raise MetavoxelError(f"{cohort.root}: holds no {image.name} scan, which the model to start from needs")
+            with _bar(f"reading {image.name}", quiet) as report:
+                stacks[image.name] = load_images(cohort, image, Path(scratch), report)
+        columns = {scalar.name: cohort.column(scalar.name) for scalar in schema.scalars}
+        table = pd.DataFrame({name: column.to_numpy() for name, column in columns.items()}, index=_row_names(cohort))
+        people = cohort.table["participant_id"].to_numpy()
+        return fit(schema, stacks, table, folder, config, people, resume=resume, start=start, device=device, quiet=quiet,
+                   cache=Path(scratch))  # fmt: skip
+
+
+def infer_schema(cohort: Cohort, config: Config) -> Schema:
+    """One variable for each kind of scan and each number or class of the table; names and free text are left out."""
+    variables: list[Variable] = [
+        Image(name, config.shape, tuple(config.spacing), config.codec) for name in cohort.scans
+    ]
+    for name, guess in cohort.columns.items():
+        if guess.kind == "continuous":
+            variables.append(Continuous(name, guess.unit or "", config.scaling.get(name, "linear")))
+        elif guess.kind == "categorical" and len(guess.levels) > 1:
+            kind = {"levels": tuple(guess.levels)}
+            variables.append(Ordinal(name, **kind) if name in config.ordinal else Categorical(name, **kind, chain=config.chain))
+    return Schema(variables)
+
+
+def fit(
+    schema: Schema,
+    images: Mapping[str, ImageStack | np.ndarray],
+    table: pd.DataFrame,
+    out: str | Path,
+    config: Config,
+    people: np.ndarray | None = None,
+    *,
+    resume: bool = False,
+    start: MetaVoxel | None = None,
+    cache: Path | None = None,
+    device: str | None = None,
+    quiet: bool = False,
+) -> MetaVoxel:
+    """Trains on arrays: images name -> (rows, *shape), all NaN where missing; table with as many rows.
+
+    people: (rows,) who each row is, so that nobody is in both training and validation; default: all different.
+    """
+    torch.manual_seed(config.seed)
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    stacks = {name: x if isinstance(x, ImageStack) else ImageStack.from_array(x) for name, x in images.items()}
+    people = np.arange(len(table)) if people is None else people
+    training, validation = _split(people, config)
+    schema = start.schema if start else schema.fit(table.iloc[training.numpy()])
+    folder = Path(out)
+    sources = {}
+    for image in schema.images:
+        stack = stacks[image.name]
+        own = stack.present[training]
+        if not own.any():
+            raise MetavoxelError(f"no training row has a {image.name} scan; drop it from the variables")
+        autoencoder = start.codecs[image.name].autoencoder if start else None
+        if image.codec == "autoencoder" and autoencoder is None:
+            autoencoder = _train_autoencoder(image, stack, training[own], validation, config, folder, place, resume, quiet)
+        codec = ImageCodec(image, autoencoder)
+        sources[image.name] = _Source.make(codec, stack, training[own], config, cache, place, fitted=start is not None, quiet=quiet)
+    codecs = {name: source.codec for name, source in sources.items()}
+    schema = schema.with_latents({name: codec.image.fitted for name, codec in codecs.items()})
+    data = _Data(schema, sources, table, place)
+    denoiser = JointDenoiser(schema, config.net, config.times).to(place)
+    if start:
+        denoiser.load_state_dict(start.denoiser.state_dict())
+
+    def step(module: nn.Module, k: int) -> tuple[Tensor, dict[str, float]]:
+        noise = Noise(config.seed, torch.arange(config.joint.batch, device=place) + k * config.joint.batch)
+        rows = training[noise.integers(len(training)).cpu()]
+        x0, observed = data.batch(rows, noise)
+        loss = joint_loss(module, schema, x0, observed, config.times.draw(schema, observed, noise), noise)
+        return loss.total, {name: part.item() for name, part in loss.parts.items()}
+
+    def validate(module: nn.Module) -> dict[str, float]:
+        assert isinstance(module, JointDenoiser)
+        return _validation(module, data, validation, config)
+
+    figures = optimise(denoiser, step, validate, config.joint, folder / "training", "joint", resume=resume, quiet=quiet)
+    summary = {
+        "rows": len(table), "people": len(set(people)), "training_rows": len(training),
+        "validation_rows": len(validation), "validation": figures, "columns": _describe(schema, table, stacks),
+    }  # fmt: skip
+    model = MetaVoxel(schema, denoiser, codecs, config, summary)
+    model.save(folder)
+    return model
+
+
+class _Source:
+    """A row's image as entries: augmented at every visit, or drawn from variants encoded beforehand."""
+
+    def __init__(self, codec: ImageCodec, stack: ImageStack, latents: np.ndarray | None, augmented: bool) -> None:
+        self.codec, self.stack, self.latents, self.augmented = codec, stack, latents, augmented
+
+    @classmethod
+    def make(
+        cls, codec: ImageCodec, stack: ImageStack, training: Tensor, config: Config, cache: Path | None,
+        place: torch.device, *, fitted: bool, quiet: bool,
+    ) -> "_Source":  # fmt: skip
+        latents = None if codec.autoencoder is None else _encode_all(codec, stack, config, cache, place, quiet)
+        if not fitted:
+            parts = training.split(VALIDATION_CHUNK)
+            raw = (torch.from_numpy(latents[0][p.numpy()]).float() if latents is not None else stack.rows(p)[:, None]
+                   for p in parts)  # fmt: skip
+            codec = codec.fit(raw)
+        return cls(codec, stack, latents, config.augment)
+
+    def entries(self, rows: Tensor, noise: Noise | None, place: torch.device) -> Tensor:
+        """(n, channels, *grid) standardised; with noise, of a randomly changed image."""
+        change = noise is not None and self.augmented
+        if self.latents is not None:
+            variant = noise.integers(len(self.latents)).cpu() if change and noise else torch.zeros_like(rows)
+            raw = torch.from_numpy(self.latents[variant.numpy(), rows.numpy()]).float().to(place)
+            return self.codec.standardise(raw)
+        voxels = self.stack.rows(rows).to(place)
+        return self.codec.encode(augment(voxels[:, None], noise)[:, 0] if change and noise else voxels)
+
+
+class _Data:
+    """The whole cohort, a batch at a time."""
+
+    def __init__(self, schema: Schema, sources: Mapping[str, _Source], table: pd.DataFrame, place: torch.device) -> None:
+        self.schema, self.sources, self.place = schema, sources, place
+        self.scalars, self.known = schema.encode(table)
+
+    def batch(self, rows: Tensor, noise: Noise | None = None) -> tuple[State, Observed]:
+        rows = rows.cpu()
+        x0 = {name: source.entries(rows, noise, self.place) for name, source in self.sources.items()}
+        observed = {name: source.stack.present[rows].to(self.place) for name, source in self.sources.items()}
+        x0 |= {name: values[rows].to(self.place) for name, values in self.scalars.items()}
+        observed |= {name: known[rows].to(self.place) for name, known in self.known.items()}
+        return x0, observed
+
+
+def _validation(denoiser: JointDenoiser, data: _Data, rows: Tensor, config: Config) -> dict[str, float]:
+    """Negative log-likelihood of each scalar given the images (or, without images, the other scalars) + image loss."""
+    schema, scores = data.schema, {v.name: [] for v in data.schema.scalars}  # type: ignore[var-annotated]
+    image_losses = []
+    for number, part in enumerate(rows.split(VALIDATION_CHUNK)):
+        x0, observed = data.batch(part)
+        for v in schema.scalars:
+            others = schema.images or tuple(other for other in schema.scalars if other is not v)
+            given = {o.name: Given(x0[o.name], observed=observed[o.name]) for o in others}
+            if not given:
+                continue
+            clean, known = expect(denoiser, schema, given, [v.name])[v.name].float(), observed[v.name]
+            truth = x0[v.name][known]
+            error = -clean[known].gather(-1, truth[:, None])[:, 0] if isinstance(v.process, Discrete) else clean[known] - truth
+            scores[v.name].append(error)
+        if schema.images and number * VALIDATION_CHUNK < MAX_VALIDATION_IMAGES:
+            noise = Noise(VALIDATION_SEED, part.to(data.place))
+            loss = joint_loss(denoiser, schema, x0, observed, config.times.draw(schema, observed, noise), noise)
+            image_losses.append(torch.stack([loss.parts[image.name] for image in schema.images]).sum())
+    figures = {}
+    for v in schema.scalars:
+        if scores[v.name] and len(errors := torch.cat(scores[v.name])):
+            # a number's likelihood is a normal's about its mean, with the held-out people's own residual variance
+            normal = 0.5 * torch.log(2 * torch.pi * torch.e * (errors**2).mean().clamp_min(1e-6))
+            figures[v.name] = (errors.mean() if isinstance(v.process, Discrete) else normal).item()
+    if image_losses:
+        figures["image"] = torch.stack(image_losses).mean().item()
+    return {"loss": sum(figures.values()), **figures}
+
+
+def _train_autoencoder(
+    image: Image, stack: ImageStack, training: Tensor, validation: Tensor, config: Config, folder: Path,
+    place: torch.device, resume: bool, quiet: bool,
+) -> Autoencoder:  # fmt: skip
+    autoencoder = Autoencoder(config.autoencoder, image.shape).to(place)
+    held_out = validation[stack.present[validation]][:VALIDATION_CHUNK]
+    grid = config.autoencoder.latent_grid(image.shape)
+
+    def step(module: nn.Module, k: int) -> tuple[Tensor, dict[str, float]]:
+        assert isinstance(module, Autoencoder)
+        noise = Noise(config.seed, torch.arange(config.encoding.batch, device=place) + k * config.encoding.batch)
+        voxels = stack.rows(training[noise.integers(len(training)).cpu()]).to(place)[:, None]
+        x = augment(voxels, noise) if config.augment else voxels
+        return module.loss(x, noise.normal(config.autoencoder.latent_channels, *grid))
+
+    def validate(module: nn.Module) -> dict[str, float]:
+        assert isinstance(module, Autoencoder)
+        rows = held_out if len(held_out) else training[:VALIDATION_CHUNK]
+        errors = []
+        for part in rows.split(config.encoding.batch):
+            x = stack.rows(part).to(place)[:, None]
+            errors.append((module.decode(module.encode(x)) - x).abs().mean((1, 2, 3, *range(4, x.dim()))))
+        return {"loss": torch.cat(errors).mean().item()}
+
+    stage = f"autoencoder-{image.name}"
+    optimise(autoencoder, step, validate, config.encoding, folder / "training", stage, resume=resume, quiet=quiet)
+    return autoencoder
+
+
+def _encode_all(
+    codec: ImageCodec, stack: ImageStack, config: Config, cache: Path | None, place: torch.device, quiet: bool
+) -> np.ndarray:
+    """Raw latents (variants, rows, channels, *grid) float16, kept by a hash of images and autoencoder."""
+    assert codec.autoencoder is not None
+    digest = hashlib.sha256(stack.key.encode())
+    for tensor in codec.autoencoder.state_dict().values():
+        digest.update(tensor.cpu().numpy().tobytes())
+    variants = VARIANTS if config.augment else 1
+    file = cache / f"latents-{digest.hexdigest()[:16]}-{variants}.npy" if cache else None
+    if file is not None and file.exists():
+        return np.load(file, mmap_mode="r")
+    s = config.autoencoder
+    shape = (variants, len(stack), s.latent_channels, *s.latent_grid(codec.image.shape))
+    temporary = file.with_suffix(".part") if file else None
+    latents = np.lib.format.open_memmap(temporary, "w+", np.float16, shape) if temporary else np.zeros(shape, np.float16)
+    for part in track(torch.arange(len(stack)).split(VALIDATION_CHUNK), f"encoding {codec.image.name}", disable=quiet):
+        for variant in range(variants):
+            voxels = stack.rows(part).to(place)
+            if variant:
+                noise = Noise(config.seed + variant, part.to(place))
+                voxels = augment(voxels[:, None], noise)[:, 0]
+            latents[variant, part.numpy()] = codec.raw(voxels).cpu().numpy()
+    if temporary and file:
+        temporary.replace(file)
+    return latents
+
+
+def _split(people: np.ndarray, config: Config) -> tuple[Tensor, Tensor]:
+    """Rows for training and for validation; nobody is in both."""
+    unique = np.unique(people)
+    if len(unique) < 2:
+        raise MetavoxelError(f"the cohort holds {len(unique)} people; training needs at least 2, better hundreds")
+    count = min(max(1, round(config.validation * len(unique))), len(unique) - 1)
+    held_out = np.random.default_rng(config.seed).permutation(unique)[:count]
+    out = np.isin(people, held_out)
+    return torch.from_numpy(np.flatnonzero(~out)), torch.from_numpy(np.flatnonzero(out))

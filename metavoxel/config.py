@@ -1,0 +1,132 @@
+"""Every setting of a training run, checked when read: a misspelt key is named. Presets are starting points."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from metavoxel.codecs import STRICT
+from metavoxel.errors import MetavoxelError
+from metavoxel.nets.autoencoder import AutoencoderSettings
+from metavoxel.nets.joint import NetSettings
+from metavoxel.times import MixtureTimes, TimesRule
+
+Triple = Annotated[tuple[float, ...], BeforeValidator(lambda x: (x,) * 3 if isinstance(x, int | float) else x)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Optimiser:
+    """One stage of training: AdamW, linear warm-up, cosine decay to 0, exponential average of the weights."""
+
+    steps: int = Field(default=1000, ge=1)
+    batch: int = Field(default=32, ge=1)
+    rate: float = Field(default=1e-3, gt=0)
+    warmup: int = 50
+    weight_decay: float = 0.01
+    average: float = 0.995
+    """Decay of the weights' exponential moving average."""
+    clip: float = 1.0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Mixed precision on a GPU, float32 on a CPU, whose bfloat16 convolution gradients overflow (torch 2.13)."""
+    validate_every: int = Field(default=200, ge=1)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Config:
+    """What `metavoxel train --config` reads. The grid applies to images; everything else to any schema."""
+
+    shape: tuple[int, ...] = (32, 40, 32)
+    spacing: Triple = (5.0, 5.0, 5.0)
+    """mm."""
+    codec: Literal["identity", "autoencoder"] = "identity"
+    autoencoder: AutoencoderSettings = Field(default_factory=AutoencoderSettings)
+    net: NetSettings = Field(default_factory=NetSettings)
+    times: TimesRule = Field(default_factory=MixtureTimes)
+    encoding: Optimiser = Field(default_factory=Optimiser)
+    """Training of the autoencoder; not used with codec: identity."""
+    joint: Optimiser = Field(default_factory=Optimiser)
+    augment: bool = True
+    """Left-right flips, small rigid moves and intensity changes of the training images."""
+    validation: float = Field(default=0.1, gt=0, lt=1)
+    """Share of participants held out to choose the checkpoint."""
+    seed: int = 0
+    scaling: dict[str, Literal["linear", "log", "quantile"]] = Field(default_factory=dict)
+    """Scaling of numbers by name; linear where nothing is said."""
+    chain: Literal["uniform", "absorbing", "marginal"] = "marginal"
+    """Markov chain of the classes."""
+    ordinal: tuple[str, ...] = ()
+    """Class variables whose levels are in order."""
+
+
+_adapter = TypeAdapter(Config)
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "tiny": {
+        "shape": (32, 40, 32),
+        "spacing": 5.0,
+        "net": {"widths": (48, 96, 128), "patch": 4, "token_width": 96},
+        "joint": {"steps": 1000, "batch": 32},
+    },
+    "small": {
+        "shape": (64, 80, 64),
+        "spacing": 2.5,
+        "codec": "autoencoder",
+        "autoencoder": {"channels": (16, 32, 64), "latent_channels": 8},
+        "net": {"widths": (96, 192, 256), "patch": 1, "blocks": 2, "token_width": 192},
+        "encoding": {"steps": 10_000, "batch": 8, "rate": 5e-4, "validate_every": 500},
+        "joint": {"steps": 40_000, "batch": 64, "rate": 5e-4, "average": 0.999,
+                  "validate_every": 1000},
+    },
+    "paper": {
+        "shape": (160, 192, 160),
+        "spacing": 1.0,
+        "codec": "autoencoder",
+        "autoencoder": {"channels": (32, 64, 128, 128), "latent_channels": 4, "blocks": 2, "kl_weight": 1e-7},
+        "net": {"widths": (256, 512, 768), "patch": 1, "blocks": 2, "token_width": 384, "token_depth": 6, "heads": 6},
+        "encoding": {"steps": 100_000, "batch": 2, "rate": 1e-4, "validate_every": 2000},
+        "joint": {"steps": 200_000, "batch": 32, "rate": 1e-4, "average": 0.9999,
+                  "validate_every": 2000},
+    },
+}  # fmt: skip
+
+
+def preset(name: str = "tiny", **changes: object) -> Config:
+    """A preset with changes, nested as in the YAML: preset("tiny", joint={"steps": 200})."""
+    if name not in PRESETS:
+        raise MetavoxelError(f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}")
+    return from_dict(_merge(PRESETS[name], changes), f"preset {name}")
+
+
+def read_config(path: Path, name: str = "tiny") -> Config:
+    """A YAML file's settings laid over a preset's."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise MetavoxelError(f"{path}: cannot be read as YAML ({str(error).splitlines()[0]})") from error
+    if not isinstance(content, dict):
+        raise MetavoxelError(f"{path}: holds no settings; write for example 'joint: {{steps: 2000}}'")
+    return from_dict(_merge(PRESETS.get(name, {}), content), str(path))
+
+
+def from_dict(content: object, source: str) -> Config:
+    """Checked settings; an error names `source` and the key."""
+    try:
+        return _adapter.validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise MetavoxelError(f"{source}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """JSON-ready."""
+    return _adapter.dump_python(config, mode="json")
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if nested else value
+    return merged

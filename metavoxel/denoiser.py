@@ -1,0 +1,101 @@
+"""The network as a denoiser: raw outputs -> clean predictions. How it is parameterised is this module's secret.
+
+Reals: x_0 = alpha x - sigma F, the v-parameterisation (Salimans and Ho 2022). With unit-variance data its skip is EDM's
+optimal one (Karras et al. 2022); at t = 1 the prediction is the network's alone, at t = 0 the value itself.
+Classes: log p(x_0) = F + log q(x_t | x_0), normalised. The network learns what the rest says about x_0; what the noised
+value itself says enters by Bayes' rule, exactly, for every chain.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from metavoxel.clocks import alpha, sigma
+from metavoxel.diffusion import Coverage
+from metavoxel.nets.joint import JointNet, NetSettings, Scan
+from metavoxel.nets.tokens import TokenSpec
+from metavoxel.processes import Discrete
+from metavoxel.schema import Schema, State, Times, Variable
+
+
+class JointDenoiser(nn.Module):
+    """(State, Times) -> clean predictions for a fitted schema."""
+
+    def __init__(self, schema: Schema, settings: NetSettings, coverage: Coverage) -> None:
+        super().__init__()
+        self.schema, self.coverage = schema, coverage
+        dims = len(schema.images[0].shape) if schema.images else 3
+        images = {image.name: image.fitted.channels for image in schema.images}
+        self.net = JointNet(settings, dims, images, [_token(v) for v in schema.scalars])
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def forward(self, state: State, times: Times) -> State:
+        scan = self._encode(state, times)
+        tokens = self._attend(state, times, scan)
+        raw = self.net.tokens.read(tokens)
+        if scan is not None:
+            raw |= self._decode(scan, tokens, times)
+        return _clean(self.schema.variables, raw, state, times)
+
+    def _decode(self, scan: Scan, tokens: Tensor, times: Times) -> State:
+        """Raw values of the images; rows whose images are all known are not decoded: there is nothing to predict."""
+        names = [image.name for image in self.schema.images]
+        asked = torch.stack([times[name].flatten(1).amax(1) > 0 for name in names]).any(0)
+        if asked.all():
+            return self.net.decode(scan, tokens)
+        channels = {image.name: image.fitted.channels for image in self.schema.images}
+        raw = {name: torch.zeros_like(times[name]).repeat(1, c, *(1,) * (times[name].dim() - 2))
+               for name, c in channels.items()}  # fmt: skip
+        if not asked.any():
+            return raw
+        rows = asked.nonzero()[:, 0]
+        decoded = self.net.decode(scan.rows(rows), tokens[rows])
+        return {name: raw[name].index_copy(0, rows, decoded[name]) for name in names}
+
+    def freeze(self, images: State, times: Times) -> "FrozenScan":
+        """The denoiser of the scalars for these images (rows, ...), whose features are computed here, once."""
+        return FrozenScan(self, self._encode(images, times))
+
+    def _encode(self, state: State, times: Times) -> Scan | None:
+        return self.net.encode(state, times) if self.schema.images else None
+
+    def _attend(self, state: State, times: Times, scan: Scan | None) -> Tensor:
+        names = [v.name for v in self.schema.scalars]
+        return self.net.attend({k: state[k] for k in names}, {k: times[k] for k in names}, scan)
+
+
+class FrozenScan:
+    """A denoiser of the scalars given scans that stay as they are. Asks for rows * draws answers at a time."""
+
+    def __init__(self, denoiser: JointDenoiser, scan: Scan | None) -> None:
+        self.denoiser, self.scan = denoiser, scan
+        self.coverage = denoiser.coverage
+        self.device = denoiser.device
+
+    def __call__(self, state: State, times: Times) -> State:
+        tokens = self.denoiser._attend(state, times, self.scan)
+        return _clean(self.denoiser.schema.scalars, self.denoiser.net.tokens.read(tokens), state, times)
+
+    def freeze(self, images: State, times: Times) -> "FrozenScan":
+        return self
+
+
+def _clean(variables: Sequence[Variable], raw: State, state: State, times: Times) -> State:
+    clean = {}
+    for v in variables:
+        tau = v.clock.tau(times[v.name])
+        if isinstance(v.process, Discrete):
+            clean[v.name] = torch.log_softmax(raw[v.name] + v.process.likelihood(state[v.name], tau), -1)
+        else:
+            clean[v.name] = alpha(tau) * state[v.name] - sigma(tau) * raw[v.name]
+    return clean
+
+
+def _token(v: Variable) -> TokenSpec:
+    if isinstance(v.process, Discrete):
+        return TokenSpec(v.name, v.process.states, v.process.levels)
+    return TokenSpec(v.name)

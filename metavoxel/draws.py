@@ -1,0 +1,101 @@
+"""Draws in human units: what a question's answer is. Summaries, tables and files come from here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from metavoxel.data.prepare import Geometry, restore
+from metavoxel.data.volume import Volume, atomic_write, write_volume
+from metavoxel.errors import MetavoxelError
+from metavoxel.schema import Categorical, Image, Schema
+
+QUANTILES = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
+
+
+@dataclass(frozen=True)
+class Draws:
+    """n joint draws of the wanted variables for one question. `draws["age"]` is (n,), `draws["T1w"]` is (n, *shape).
+
+    Numbers are in their unit, classes are level names, images are on the model's grid with the background at 0 and
+    bright tissue near 1.
+    """
+
+    schema: Schema
+    values: Mapping[str, np.ndarray]
+    geometry: Geometry | None = None
+    """Of the scan that the question was asked about: images are written on its grid."""
+    affine: np.ndarray | None = None
+    """Model's grid -> mm, for images that come from no scan."""
+
+    def __len__(self) -> int:
+        return len(next(iter(self.values.values())))
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self.values:
+            raise MetavoxelError(f"{name!r} was not drawn; the draws hold {', '.join(self.values)}")
+        return self.values[name]
+
+    def mean(self, name: str) -> np.ndarray:
+        """Of a number: (); of an image: the voxel-wise mean (*shape)."""
+        return self._reals(name).mean(0)
+
+    def std(self, name: str) -> np.ndarray:
+        """Standard deviation over the draws, of a number () or voxel by voxel (*shape)."""
+        return self._reals(name).std(0, ddof=1)
+
+    def quantile(self, name: str, q: float) -> np.ndarray:
+        return np.quantile(self._reals(name), q, axis=0)
+
+    def interval(self, name: str, level: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
+        """The central interval that holds `level` of the draws."""
+        return self.quantile(name, (1 - level) / 2), self.quantile(name, (1 + level) / 2)
+
+    def probability(self, name: str) -> dict[str, float]:
+        """Each level's share of the draws."""
+        variable = self.schema[name]
+        if not isinstance(variable, Categorical):
+            raise MetavoxelError(f"{name!r} is not a class; use mean, std or interval")
+        return {level: float((self[name] == level).mean()) for level in variable.levels}
+
+    def frame(self) -> pd.DataFrame:
+        """One row a draw: `draw` and the numbers and classes."""
+        scalars = {name: values for name, values in self.values.items() if values.ndim == 1}
+        return pd.DataFrame({"draw": np.arange(len(self)), **scalars})
+
+    def volume(self, name: str, draw: int) -> Volume:
+        """One draw of a 3-D image, on the grid of the scan asked about if there is one."""
+        array = self[name][draw].astype(np.float32)
+        if self.geometry is not None:
+            return restore(array, self.geometry)
+        return Volume(array, self.affine if self.affine is not None else np.eye(4))
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """samples.csv, and one NIfTI for each draw and image; returns the files."""
+        folder = Path(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise MetavoxelError(f"{folder}: cannot be made ({error.strerror}); choose another folder") from error
+        files = [folder / "samples.csv"]
+        with atomic_write(files[0]) as file:
+            self.frame().to_csv(file, index=False)
+        for name in self.values:
+            if isinstance(self.schema[name], Image):
+                for draw in range(len(self)):
+                    files.append(folder / f"draw-{draw:04d}_{name}.nii.gz")
+                    write_volume(self.volume(name, draw), files[-1])
+        return files
+
+    def _reals(self, name: str) -> np.ndarray:
+        if isinstance(self.schema[name], Categorical):
+            raise MetavoxelError(f"{name!r} is a class; use probability")
+        return self[name]
+
+
+def merge(parts: list[Draws]) -> Draws:
+    """Draws of one question that were made in parts."""
+    values = {name: np.concatenate([part.values[name] for part in parts]) for name in parts[0].values}
+    return Draws(parts[0].schema, values, parts[0].geometry, parts[0].affine)

@@ -1,0 +1,85 @@
+"""From scans on disk to one memory-mapped array on the model's grid: read once, constant memory, reused on resume."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metavoxel.data.cohort import Cohort
+from metavoxel.data.prepare import Conformed, Grid, conform
+from metavoxel.data.volume import read_volume
+from metavoxel.errors import MetavoxelError
+from metavoxel.schema import Image
+
+WORKERS = 2
+Progress = Callable[[int, int], None]
+"""(done, total)."""
+
+
+def load_scan(path: Path, image: Image) -> Conformed:
+    """One scan on the model's grid."""
+    if len(image.shape) != 3:
+        raise MetavoxelError(f"{path}: {image.name!r} is a 2-D image; give it as an array on the model's grid")
+    return conform(read_volume(path), Grid(_triple(image.shape), _triple(image.spacing)))
+
+
+class ImageStack:
+    """Images (rows, *shape) float16 on disk or in memory, and which rows have one."""
+
+    def __init__(self, voxels: np.ndarray, present: np.ndarray, key: str) -> None:
+        self.voxels, self.present, self.key = voxels, torch.from_numpy(present), key
+
+    def __len__(self) -> int:
+        return len(self.voxels)
+
+    def rows(self, index: Tensor) -> Tensor:
+        """(n, *shape) float32; zeros where missing."""
+        return torch.from_numpy(self.voxels[index.cpu().numpy()].astype(np.float32))
+
+    @classmethod
+    def from_array(cls, voxels: np.ndarray) -> "ImageStack":
+        """voxels (rows, *shape); a row that is all NaN has no image."""
+        present = np.isfinite(voxels).reshape(len(voxels), -1).all(1)
+        clean = np.where(present.reshape(-1, *(1,) * (voxels.ndim - 1)), voxels, 0).astype(np.float16)
+        return cls(clean, present, hashlib.sha256(clean.tobytes()).hexdigest()[:16])
+
+
+def load_images(cohort: Cohort, image: Image, cache: Path, progress: Progress = lambda done, total: None) -> ImageStack:
+    """Every row's scan, conformed; kept under `cache` so that the same cohort on the same grid is read once."""
+    grid = json.dumps([image.name, image.shape, image.spacing])
+    key = hashlib.sha256(f"{cohort.fingerprint()} {grid}".encode()).hexdigest()[:16]
+    paths = cohort.scans[image.name]
+    present = np.array([path is not None for path in paths])
+    file = cache / f"{image.name}-{key}.npy"
+    if not file.exists():
+        _fill(file, paths, image, progress)
+    return ImageStack(np.load(file, mmap_mode="r"), present, key)
+
+
+def _fill(file: Path, paths: list[Path | None], image: Image, progress: Progress) -> None:
+    temporary = file.with_suffix(".part")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        stack = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=(len(paths), *image.shape))
+        with ThreadPoolExecutor(WORKERS) as pool:
+            arrays = pool.map(lambda path: None if path is None else load_scan(path, image).array, paths)
+            for row, array in enumerate(arrays):
+                stack[row] = 0 if array is None else array
+                progress(row + 1, len(paths))
+        stack.flush()
+        temporary.replace(file)
+    except OSError as error:
+        raise MetavoxelError(f"{file}: could not be written ({error}); free space or give another --cache") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _triple(values: tuple[Any, ...]) -> tuple[Any, Any, Any]:
+    x, y, z = values
+    return x, y, z

@@ -1,0 +1,88 @@
+"""Encode once, ask many: the trunk sees the images alone, tokens read it, the decoder reads the tokens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass as settings
+from torch import Tensor, nn
+
+from metavoxel.codecs import STRICT
+from metavoxel.nets.blocks import LevelEmbedding, level_features
+from metavoxel.nets.tokens import Tokens, TokenSpec
+from metavoxel.nets.unet import Decoder, Encoder, Features
+
+
+@settings(frozen=True, config=STRICT)
+class NetSettings:
+    """Sizes of the joint network."""
+
+    widths: tuple[int, ...] = (32, 64, 128)
+    """Channels at each depth of the trunk; each depth halves the grid."""
+    blocks: int = Field(default=1, ge=1)
+    patch: int = Field(default=2, ge=1)
+    """Voxels to a side that the first layer takes together."""
+    token_width: int = 128
+    token_depth: int = 3
+    heads: int = 4
+    registers: int = 4
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Features of a batch of scans, with the keys and values that the tokens read."""
+
+    features: Features
+    memory: list[tuple[Tensor, Tensor]]
+
+    def rows(self, index: Tensor) -> "Scan":
+        """Only these scans."""
+        return Scan(self.features.rows(index), [(key[index], value[index]) for key, value in self.memory])
+
+
+class JointNet(nn.Module):
+    """Raw outputs for every variable; `denoiser` turns them into clean predictions.
+
+    images: name -> channels, all on one grid of `dims` axes. Any grid goes: it is padded inside.
+    """
+
+    def __init__(self, settings: NetSettings, dims: int, images: dict[str, int], scalars: Sequence[TokenSpec]) -> None:
+        super().__init__()
+        self.images = dict(images)
+        s, trunk = settings, bool(images)
+        embedding = 4 * s.widths[0]
+        if trunk:
+            seen = sum(images.values()) + 2 * len(images)
+            shape = (s.widths, s.blocks, s.patch, embedding)
+            self.levels = nn.ModuleList(LevelEmbedding(embedding) for _ in images)
+            self.encoder = Encoder(dims, seen, *shape)
+            self.decoder = Decoder(dims, sum(images.values()), *shape, tokens=s.token_width)
+        self.tokens = Tokens(
+            scalars, s.token_width, s.token_depth, s.heads, s.registers,
+            memory=s.widths[-1] if trunk else None, embedding=embedding if trunk else None,
+        )  # fmt: skip
+
+    def encode(self, images: dict[str, Tensor], times: dict[str, Tensor]) -> Scan:
+        """images (rows, channels, *grid), times (rows, 1, *grid) -> what tokens and decoder need of them."""
+        maps = []
+        embedding = torch.zeros(())
+        for level, name in zip(self.levels, self.images):
+            t = times[name]
+            shown = torch.where(t < 1, images[name], 0.0)  # an absent image is noise: it is not even seen
+            maps += [shown, torch.cos(t * (torch.pi / 2)), (t <= 0).to(t.dtype)]
+            # a summary of the level map: averages commute with a grid that is mostly at one level, and are cheap
+            summary = level(level_features(t).flatten(1, -2).mean(1))
+            embedding = summary if embedding.dim() == 0 else embedding + summary
+        features = self.encoder(torch.cat(maps, 1), embedding)
+        return Scan(features, self.tokens.remember(features.memory))
+
+    def attend(self, scalars: dict[str, Tensor], times: dict[str, Tensor], scan: Scan | None) -> Tensor:
+        """Scalars (n,) and their levels (n,), n a multiple of the scan's rows -> tokens (n, length, width)."""
+        memory, embedding = (scan.memory, scan.features.embedding) if scan else (None, None)
+        return self.tokens(scalars, times, memory, embedding)
+
+    def decode(self, scan: Scan, tokens: Tensor) -> dict[str, Tensor]:
+        """One raw value for every entry of every image: (rows, channels, *grid)."""
+        raw = self.decoder(scan.features, tokens).float()
+        return dict(zip(self.images, raw.split(list(self.images.values()), 1)))
