@@ -2,8 +2,8 @@
 
 import hashlib
 import tempfile
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ from metavoxel.nets.autoencoder import Autoencoder
 from metavoxel.noise import Noise
 from metavoxel.processes import Discrete
 from metavoxel.schema import Categorical, Continuous, Image, Observed, Ordinal, Schema, State, Variable
-from metavoxel.train import optimise
+from metavoxel.training import optimise, progress_bar
 
 VALIDATION_SEED = 9173
 VALIDATION_CHUNK = 64
@@ -81,8 +81,9 @@ def infer_schema(cohort: Cohort, config: Config) -> Schema:
         if guess.kind == "continuous":
             variables.append(Continuous(name, guess.unit or "", config.scaling.get(name, "linear")))
         elif guess.kind == "categorical" and len(guess.levels) > 1:
-            kind = {"levels": tuple(guess.levels)}
-            variables.append(Ordinal(name, **kind) if name in config.ordinal else Categorical(name, **kind, chain=config.chain))
+            levels = tuple(guess.levels)
+            is_ordinal = name in config.ordinal
+            variables.append(Ordinal(name, levels) if is_ordinal else Categorical(name, levels, config.chain))
     return Schema(variables)
 
 
@@ -198,12 +199,13 @@ class _Data:
 
 def _validation(denoiser: JointDenoiser, data: _Data, rows: Tensor, config: Config) -> dict[str, float]:
     """Negative log-likelihood of each scalar given the images (or, without images, the other scalars) + image loss."""
-    schema, scores = data.schema, {v.name: [] for v in data.schema.scalars}  # type: ignore[var-annotated]
+    schema = data.schema
+    scores: dict[str, list[Tensor]] = {v.name: [] for v in schema.scalars}
     image_losses = []
     for number, part in enumerate(rows.split(VALIDATION_CHUNK)):
         x0, observed = data.batch(part)
         for v in schema.scalars:
-            others = schema.images or tuple(other for other in schema.scalars if other is not v)
+            others: Sequence[Variable] = schema.images or [other for other in schema.scalars if other is not v]
             given = {o.name: Given(x0[o.name], observed=observed[o.name]) for o in others}
             if not given:
                 continue
@@ -292,3 +294,52 @@ def _split(people: np.ndarray, config: Config) -> tuple[Tensor, Tensor]:
     held_out = np.random.default_rng(config.seed).permutation(unique)[:count]
     out = np.isin(people, held_out)
     return torch.from_numpy(np.flatnonzero(~out)), torch.from_numpy(np.flatnonzero(out))
+
+
+def _claim(folder: Path, resume: bool) -> Path:
+    """A folder to train in; a finished model is never overwritten."""
+    if (folder / "model.json").exists() and not resume:
+        raise MetavoxelError(f"{folder}: holds a trained model already; choose another folder, or remove it")
+    if (folder / "training").exists() and not resume:
+        raise MetavoxelError(f"{folder}: holds an unfinished training; add --resume to go on, or choose another folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MetavoxelError(f"{folder}: cannot be made ({error.strerror}); choose another folder") from error
+    return folder
+
+
+def _describe(schema: Schema, table: pd.DataFrame, stacks: Mapping[str, ImageStack]) -> dict[str, dict[str, object]]:
+    """What the model has seen of each variable: counts, ranges, shares."""
+    summary: dict[str, dict[str, object]] = {}
+    for v in schema:
+        if isinstance(v, Image):
+            summary[v.name] = {"known": int(stacks[v.name].present.sum())}
+            continue
+        cells = table[v.name].dropna()
+        if isinstance(v, Continuous):
+            numbers = pd.to_numeric(cells)
+            figures = {"mean": numbers.mean(), "sd": numbers.std(), "min": numbers.min(), "max": numbers.max()}
+            summary[v.name] = {"known": len(cells), **{key: round(float(x), 4) for key, x in figures.items()}}
+        else:
+            counts = v.encode(cells)[0].bincount(minlength=len(v.levels)).tolist()
+            summary[v.name] = {"known": len(cells), "counts": dict(zip(v.levels, counts))}
+    return summary
+
+
+def _row_names(cohort: Cohort) -> pd.Index:
+    return cohort.table["participant_id"].rename(None).pipe(pd.Index)
+
+
+@contextmanager
+def _bar(label: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """Yields report(done, total)."""
+    with progress_bar(quiet) as bars:
+        task = bars.add_task(label, total=None, note="")
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def _say(quiet: bool, lines: Sequence[str]) -> None:
+    if not quiet:
+        for line in lines:
+            Console(stderr=True).print(line, highlight=False)

@@ -66,7 +66,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {
         "shape": (32, 40, 32),
         "spacing": 5.0,
-        "net": {"widths": (48, 96, 128), "patch": 4, "token_width": 96},
+        "net": {"widths": (24, 64, 128), "patch": 2, "token_width": 96},
         "joint": {"steps": 1000, "batch": 32},
     },
     "small": {

@@ -23,10 +23,13 @@ from metavoxel.times import Plan
 class Coverage(Protocol):
     """Which combinations of levels training covered (see `times`)."""
 
-    separate: bool
-    """Variables at levels of their own, not one level for all."""
-    partial: float
-    """Share of images in training that were partly known."""
+    @property
+    def separate(self) -> bool:
+        """Variables at levels of their own, not one level for all."""
+
+    @property
+    def partial(self) -> float:
+        """Share of images in training that were partly known."""
 
 
 class Denoiser(Protocol):
@@ -58,7 +61,8 @@ def tied(t: float) -> float:
 class Given:
     """A value (rows, *entry_shape), where it holds, and the level it is shown at when the rest is at t.
 
-    mask (rows, *level_shape), True where known; None: everywhere. The unknown part of a masked value is wanted.
+    mask (rows, *level_shape), True where known; None: everywhere. The unknown part is walked with the wanted if the
+    variable is wanted too, else ignored.
     observed (rows,), False for rows that lack the value: there it is ignored; None: all have it.
     """
 
@@ -175,6 +179,12 @@ class _Question:
             raise MetavoxelError(f"{whole[0]!r} is both given and wanted" if whole else "nothing is wanted")
         self.schema, self.given, self.want, self.draws = schema, given, set(want), draws
         self.rows = max([len(value.value) for value in given.values()], default=1)
+        for name, value in given.items():
+            if len(value.value) != self.rows:
+                raise MetavoxelError(
+                    f"{name!r} is given for {len(value.value)} rows and another variable for {self.rows} rows; "
+                    "give every variable the same rows"
+                )
         device = next((value.value.device for value in given.values()), getattr(denoiser, "device", torch.device("cpu")))
         rows = torch.arange(first_row, first_row + self.rows, device=device).repeat_interleave(draws)
         self.noise = Noise(seed, rows * (1 << 32) + torch.arange(first_draw, first_draw + draws, device=device).repeat(self.rows))
@@ -183,7 +193,7 @@ class _Question:
         self.seen, self.denoiser = list(schema), denoiser
         if schema.images and not any(self._moves(image) for image in schema.images):
             frozen = {v.name: self._frozen_value(v, device) for v in schema.images}
-            levels = {v.name: full_level(v, self._shown(v, 0.0), self.rows, device) for v in schema.images}
+            levels = {v.name: self.level(v, 0.0)[::draws] for v in schema.images}
             self.denoiser = denoiser.freeze(frozen, levels)
             self.seen = list(schema.scalars)
 
@@ -209,13 +219,14 @@ class _Question:
         """(rows * draws, *level_shape): the level of each entry of v while the wanted are at t."""
         n, device = len(self.noise), self.noise.index.device
         given = self.given.get(v.name)
+        free = full_level(v, t if v.name in self.want else 1.0, n, device)
         if given is None:
-            return full_level(v, t if v.name in self.want else 1.0, n, device)
+            return free
         level = self._shown(v, given.level(t))
         shown = full_level(v, self._each_draw(level) if isinstance(level, Tensor) else level, n, device)
         if given.mask is None:
             return shown
-        return torch.where(self._each_draw(given.mask), shown, full_level(v, t, n, device))
+        return torch.where(self._each_draw(given.mask), shown, free)
 
     def tau(self, v: Variable, t: float) -> Tensor:
         return v.clock.tau(self.level(v, t))
@@ -258,6 +269,14 @@ def _check_coverage(coverage: Coverage, schema: Schema, given: Mapping[str, Give
             f"{(ignored or apart)[0]!r} directly; want every variable and use method='replacement', "
             "or train with times: mixture"
         )
-    holes = [name for name, value in given.items() if value.mask is not None and value.level is known]
+    holes = [name for name, value in given.items() if value.level is known and _partly(value.mask)]
     if holes and not coverage.partial:
         raise MetavoxelError(f"training never showed part of {holes[0]!r}; train with times: mixture, partial above 0")
+
+
+def _partly(mask: Tensor | None) -> bool:
+    """Whether some row is known in part; a row known whole or not at all is an ordinary question."""
+    if mask is None:
+        return False
+    entries = mask.flatten(1) if mask.dim() > 1 else mask[:, None]
+    return bool((entries.any(1) & ~entries.all(1)).any())

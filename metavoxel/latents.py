@@ -28,10 +28,12 @@ class ImageCodec:
         x = voxels[:, None].float()
         return x if self.autoencoder is None else self.autoencoder.encode(x)
 
+    def standardise(self, raw: Tensor) -> Tensor:
+        latent = self.image.fitted
+        return (raw - self._per_channel(latent.mean, raw)) / self._per_channel(latent.sd, raw)
+
     def encode(self, voxels: Tensor) -> Tensor:
-        return (self.raw(voxels) - self._per_channel(self.image.fitted.mean, voxels)) / self._per_channel(
-            self.image.fitted.sd, voxels
-        )
+        return self.standardise(self.raw(voxels))
 
     @torch.no_grad()
     def decode(self, entries: Tensor) -> Tensor:

@@ -45,7 +45,8 @@ class Noise:
     def uniform(self, *shape: int) -> Tensor:
         """(n, *shape) on the open interval (0, 1)."""
         bits = self._bits(math.prod(shape))
-        return ((_shift(bits, 40).float() + 0.5) / (1 << 24)).reshape(-1, *shape)
+        # 23 bits and a half fit float32 exactly; with 24, adding the half rounds the largest up to 1
+        return ((_shift(bits, 41).float() + 0.5) / (1 << 23)).reshape(-1, *shape)
 
     def normal(self, *shape: int) -> Tensor:
         """(n, *shape) standard normal; Box-Muller makes two from one 64-bit hash."""

@@ -141,16 +141,19 @@ class Categorical(_Scalar):
         """Level names (n) -> indices (n,) int64 and observed (n,) bool."""
         cells = pd.Series(column)
         index = {level: code for code, level in enumerate(self.levels)}
+        for code, level in enumerate(self.levels):  # f is F, unless the levels themselves differ only in case
+            index.setdefault(level.casefold(), code)
         known = cells.notna().to_numpy(dtype=bool, copy=True)
         codes = np.zeros(len(cells), dtype=np.int64)
-        for row in np.flatnonzero(known):
+        for row in np.flatnonzero(known).tolist():
             level = _level_name(cells.iloc[row])
-            if level not in index:
+            code = index.get(level, index.get(level.casefold()))
+            if code is None:
                 allowed = ", ".join(self.levels)
                 raise MetavoxelError(
                     f"{self.name}: row {cells.index[row]} holds unknown level {level!r}; known levels: {allowed}"
                 )
-            codes[row] = index[level]
+            codes[row] = code
         return torch.from_numpy(codes), torch.from_numpy(known)
 
     def decode(self, codes: Tensor) -> np.ndarray:

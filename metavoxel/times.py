@@ -4,7 +4,8 @@ A model answers only the questions whose levels its training covered, so a rule 
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from itertools import pairwise
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -24,8 +25,8 @@ class SharedTimes:
     """One t for all variables of a row (paper, "one shared time index"). Covers tied levels only."""
 
     kind: Literal["shared"] = "shared"
-    separate = False
-    partial = 0.0
+    separate: ClassVar[bool] = False
+    partial: ClassVar[float] = 0.0
 
     def draw(self, schema: Schema, observed: Observed, noise: Noise) -> Times:
         """Levels for len(noise) rows; a missing variable is at 1."""
@@ -54,7 +55,7 @@ class MixtureTimes:
     partial: float = Field(default=0.15, ge=0, le=1)
     """Share of images with a region to fill in: known outside a box, half-space or ball, at their level inside."""
     kind: Literal["mixture"] = "mixture"
-    separate = True
+    separate: ClassVar[bool] = True
 
     def draw(self, schema: Schema, observed: Observed, noise: Noise) -> Times:
         """Levels for len(noise) rows; a missing variable is at 1."""
@@ -124,7 +125,7 @@ def _regions(grid: tuple[int, ...], noise: Noise) -> Tensor:
 def even_plan(steps: int, start: float = 1.0) -> list[tuple[float, float]]:
     """`steps` equal moves from `start` down to 0."""
     edges = [start * (1 - k / steps) for k in range(steps + 1)]
-    return list(zip(edges[:-1], edges[1:]))
+    return list(pairwise(edges))
 
 
 def repaint_plan(steps: int, jump: int = 10, repeats: int = 10) -> list[tuple[float, float]]:

@@ -72,7 +72,7 @@ class Tokens(nn.Module):
 
     def remember(self, memory: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Keys and values of the scan for every block: (rows, length, memory width) each."""
-        return [block.scan.remember(memory) for block in self.blocks]  # type: ignore[union-attr]
+        return [block.scan.remember(memory) for block in self.blocks]  # type: ignore[union-attr, operator]
 
     def forward(
         self,

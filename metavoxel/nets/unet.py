@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from metavoxel.nets.blocks import Attention, ResBlock, conv, crop, norm, pad_to_multiple, waves, zero
+from metavoxel.nets.blocks import Attention, Grow, ResBlock, Shrink, conv, crop, norm, pad_to_multiple, waves, zero
 
 POSITION_WAVES = 4
 
@@ -35,11 +35,11 @@ class Encoder(nn.Module):
     def __init__(self, dims: int, channels: int, widths: Sequence[int], blocks: int, patch: int, embedding: int) -> None:
         super().__init__()
         self.factor = patch * 2 ** (len(widths) - 1)
-        self.stem = conv(dims, channels, widths[0], patch, patch) if patch > 1 else conv(dims, channels, widths[0])
+        self.stem = Shrink(dims, channels, widths[0], patch) if patch > 1 else conv(dims, channels, widths[0])
         self.depths = nn.ModuleList()
         self.downs = nn.ModuleList()
         for above, width in zip((widths[0], *widths), widths):
-            self.downs.append(nn.Identity() if not self.depths else conv(dims, above, width, 2, 2))
+            self.downs.append(nn.Identity() if not self.depths else Shrink(dims, above, width, 2))
             self.depths.append(nn.ModuleList(ResBlock(dims, width, width, embedding) for _ in range(blocks)))
         self.mix = SpatialAttention(widths[-1])
         self.position = nn.Linear(2 * POSITION_WAVES * dims, widths[-1])
@@ -51,7 +51,7 @@ class Encoder(nn.Module):
         skips, averages = [], []
         for down, depth, average in zip(self.downs, self.depths, self.averages):
             x = down(x)
-            for block in depth:  # type: ignore[union-attr]
+            for block in depth:  # type: ignore[attr-defined]
                 x = block(x, embedding)
                 skips.append(x)
             averages.append(average(x.flatten(2).mean(-1)))
@@ -75,11 +75,10 @@ class Decoder(nn.Module):
         self.depths, self.ups = nn.ModuleList(), nn.ModuleList()
         for width, above in zip(reversed(widths), (*reversed(widths[:-1]), None)):
             self.depths.append(nn.ModuleList(ResBlock(dims, 2 * width, width, embedding) for _ in range(blocks)))
-            self.ups.append(_up(dims, width, above) if above else nn.Identity())
-        unpatch = nn.ConvTranspose3d if dims == 3 else nn.ConvTranspose2d
+            self.ups.append(Grow(dims, width, above, 2) if above else nn.Identity())
         self.norm = norm(widths[0])
         self.head = zero(
-            unpatch(widths[0], channels, patch, patch) if patch > 1 else conv(dims, widths[0], channels)
+            Grow(dims, widths[0], channels, patch) if patch > 1 else conv(dims, widths[0], channels)
         )
 
     def forward(self, features: Features, tokens: Tensor) -> Tensor:
@@ -90,7 +89,7 @@ class Decoder(nn.Module):
         query = self.reads_norm(x).flatten(2).transpose(1, 2)
         x = x + self.reads(query, self.reads.remember(tokens)).transpose(1, 2).reshape(x.shape)
         for depth, up in zip(self.depths, self.ups):
-            for block in depth:  # type: ignore[union-attr]
+            for block in depth:  # type: ignore[attr-defined]
                 x = block(torch.cat([x, skips.pop()], 1), embedding)
             x = up(x)
         return crop(self.head(nn.functional.silu(self.norm(x))), features.grid)
@@ -108,11 +107,6 @@ class SpatialAttention(nn.Module):
         """(rows, width, *grid), same out."""
         points = self.norm(x).flatten(2).transpose(1, 2)
         return x + self.attention(points, self.attention.remember(points)).transpose(1, 2).reshape(x.shape)
-
-
-def _up(dims: int, inside: int, outside: int) -> nn.Module:
-    layer = nn.ConvTranspose3d if dims == 3 else nn.ConvTranspose2d
-    return layer(inside, outside, 2, 2)
 
 
 def _positions(x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
@@ -50,7 +51,7 @@ def optimise(
     half = settings.precision == "bfloat16" or (settings.precision == "auto" and device == "cuda")
     mixed = torch.autocast(device, torch.bfloat16, enabled=half)
     started, at_start = time.monotonic(), run.step
-    with _progress(quiet) as bars:
+    with progress_bar(quiet) as bars:
         bar = bars.add_task(stage, total=settings.steps, completed=run.step, note="")
         module.train()
         while run.step < settings.steps:
@@ -169,8 +170,9 @@ def _cosine(progress: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def _progress(quiet: bool) -> Progress:
+def progress_bar(quiet: bool) -> Progress:
+    """Done, elapsed and left, with a note; on standard error, so that results can be piped."""
     return Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
-        TimeRemainingColumn(), TextColumn("{task.fields[note]}"), disable=quiet,
+        TimeRemainingColumn(), TextColumn("{task.fields[note]}"), disable=quiet, console=Console(stderr=True),
     )  # fmt: skip

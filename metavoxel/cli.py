@@ -1,0 +1,262 @@
+"""The commands. Exit status 0, or 2 with one line that says what is wrong, where, and what to do."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from metavoxel.errors import MetavoxelError
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="One joint diffusion model of medical images and clinical facts: ask anything from anything.",
+)  # fmt: skip
+
+ModelArg = Annotated[str, typer.Argument(help="Model folder, hf://owner/name, or a packaged model: phantom.")]
+SeedOption = Annotated[int, typer.Option(help="Same seed, same machine, same answer.")]
+GivenOption = Annotated[
+    list[str] | None,
+    typer.Option("--given", help="NAME=VALUE gives a value; NAME alone takes it from the cohort's table. Repeatable."),
+]
+WantOption = Annotated[str | None, typer.Option("--want", help="Variables to answer, comma-separated; default: all others.")]
+
+
+@app.callback()
+def _root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False,
+) -> None:
+    if debug:
+        os.environ["METAVOXEL_DEBUG"] = "1"
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for report.html.")] = Path("demo"),
+    train: Annotated[bool, typer.Option("--train", help="Train the tiny preset from scratch first (minutes).")] = False,
+    seed: SeedOption = 0,
+) -> None:
+    """Asks the packaged model about fresh phantom brains, beside the exact answers -> OUT/report.html."""
+    from metavoxel.demo import run_demo
+
+    run_demo(out, train=train, seed=seed)
+
+
+@app.command()
+def phantom(
+    out: Annotated[Path, typer.Argument(help="New BIDS folder.")],
+    n: Annotated[int, typer.Option("-n", min=1, help="Number of subjects.")] = 100,
+    seed: SeedOption = 0,
+    diagnosis: Annotated[bool, typer.Option("--diagnosis", help="Add dementia, acting on hippocampus and ventricles.")] = False,
+    missing: Annotated[float, typer.Option(help="Share of the facts to hide at random (0 to 1).")] = 0.0,
+    shape: Annotated[str, typer.Option(help="Voxels, X,Y,Z.")] = "32,40,32",
+    spacing: Annotated[float, typer.Option(help="Voxel size in mm.")] = 5.0,
+) -> None:
+    """Makes a BIDS cohort of brains whose true joint law, and so every exact answer, is known."""
+    from metavoxel.data.phantom import write_cohort
+
+    size = _numbers(shape, "--shape")
+    with _bar("phantom") as report:
+        write_cohort(
+            out, n, seed=seed, diagnosis=diagnosis, shape=(size[0], size[1], size[2]), spacing=spacing,
+            missing=missing, on_progress=lambda done: report(done, n),
+        )  # fmt: skip
+    _say(f"{n} subjects in {out}; exact posteriors in {out / 'derivatives/phantom/posterior.tsv'}")
+
+
+@app.command()
+def train(
+    cohort: Annotated[str, typer.Argument(help="BIDS folder, or a table (.tsv, .csv) of facts and scans.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="New model folder.")],
+    preset: Annotated[str, typer.Option(help="tiny, small or paper.")] = "tiny",
+    config: Annotated[Path | None, typer.Option(help="YAML laid over the preset.")] = None,
+    init: Annotated[str | None, typer.Option(help="Start from this model's weights and scalings.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped training in the same folder.")] = False,
+    variables: Annotated[str | None, typer.Option(help="Scans and columns to use, e.g. T1w,age,sex=gender.")] = None,
+    pattern: Annotated[str | None, typer.Option(help="Where a table's scans lie: scans/{participant_id}_{modality}.nii.gz")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Keep resampled scans here between runs.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Overrides the config's seed.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: a GPU if there is one.")] = None,
+) -> None:
+    """Trains a joint model on a cohort; gaps in the table are allowed."""
+    from dataclasses import replace
+
+    from metavoxel.build import train as build
+    from metavoxel.config import preset as named
+    from metavoxel.config import read_config
+    from metavoxel.data.cohort import read_cohort
+
+    settings = read_config(config, preset) if config else named(preset)
+    if seed is not None:
+        settings = replace(settings, seed=seed)
+    data = read_cohort(cohort, _names(variables), pattern)
+    model = build(data, settings, out, resume=resume, init=init, cache=cache, device=device)
+    figures = ", ".join(f"{k} {v:.3f}" for k, v in _validation(model.summary).items())
+    _say(f"model in {out} (validation: {figures})")
+
+
+@app.command()
+def predict(
+    model: ModelArg,
+    source: Annotated[str, typer.Argument(metavar="INPUT", help="A scan, a BIDS folder or a table.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="CSV to write; units and levels go beside it as JSON.")],
+    want: WantOption = None,
+    given: GivenOption = None,
+    draws: Annotated[int, typer.Option("-n", min=2, help="Draws for spread and quantiles.")] = 64,
+    pattern: Annotated[str | None, typer.Option(help="Where a table's scans lie.")] = None,
+    seed: SeedOption = 0,
+) -> None:
+    """One row a scan: mean, spread and quantiles of numbers, probabilities of classes."""
+    from metavoxel.checkpoint import write_json
+    from metavoxel.data.cohort import read_cohort
+    from metavoxel.data.volume import is_scan_name
+    from metavoxel.files import atomic_write
+    from metavoxel.model import load
+
+    loaded = load(model)
+    one_image = [image.name for image in loaded.schema.images[:1]] if is_scan_name(source) else None
+    cohort = read_cohort(source, one_image, pattern)
+    with _bar("predict") as report:
+        table = loaded.predict(cohort, _names(want), _facts(given), draws, seed, report)
+    with atomic_write(out) as file:
+        table.to_csv(file, index=False, float_format="%.6g")
+    write_json(out.with_suffix(".json"), _sidecar(loaded.schema, list(table.columns)))
+    _say(f"{len(table)} rows in {out}")
+
+
+@app.command()
+def sample(
+    model: ModelArg,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for samples.csv and scans.")],
+    given: GivenOption = None,
+    want: WantOption = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="Number of joint draws.")] = 4,
+    steps: Annotated[int | None, typer.Option(min=1, help="Sampler steps; default by kind of question.")] = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Draws what is wanted given the rest: samples.csv, one NIfTI for each draw and image, and a picture."""
+    from metavoxel.model import load
+    from metavoxel.pictures import save_mosaic
+
+    loaded = load(model)
+    facts = _facts(given)
+    missing = [name for name, value in facts.items() if value is None]
+    if missing:
+        raise MetavoxelError(f"--given {missing[0]}: sample has no table to take it from; write {missing[0]}=VALUE")
+    with _bar("sample") as report:
+        draws = loaded.sample(facts, _names(want), n, seed, steps, report)
+    draws.save(out)
+    for image in loaded.schema.images:
+        if image.name in draws.values:
+            save_mosaic(out / f"{image.name}.png", draws[image.name], draws.frame(), image.spacing)
+    _say(f"{n} draws in {out}")
+
+
+@app.command()
+def inspect(model: ModelArg) -> None:
+    """Shows a model's variables, what it was trained on, and how well it did on held-out people."""
+    from metavoxel.model import load
+
+    loaded = load(model)
+    about = loaded.describe()
+    summary: dict[str, Any] = about["summary"]  # type: ignore[assignment]
+    table = Table("variable", "kind", "unit or levels", "known", "in training", box=None)
+    for variable in loaded.schema:
+        seen = summary["columns"][variable.name]
+        levels = ", ".join(getattr(variable, "levels", ()))
+        units = getattr(variable, "unit", "") or levels or " x ".join(map(str, getattr(variable, "shape", ())))
+        spread = f"{seen['mean']} +- {seen['sd']}, {seen['min']} to {seen['max']}" if "mean" in seen else ""
+        counts = ", ".join(f"{level} {count}" for level, count in seen.get("counts", {}).items())
+        table.add_row(variable.name, variable.kind, units, str(seen["known"]), spread or counts)
+    console = Console()
+    console.print(table)
+    console.print(f"people {summary['people']}, rows {summary['rows']} ({summary['validation_rows']} held out); "
+                  f"{about['parameters']:,} parameters", highlight=False)  # fmt: skip
+    console.print("validation: " + ", ".join(f"{k} {v:.4g}" for k, v in _validation(summary).items()), highlight=False)
+
+
+def main() -> None:
+    """Entry point: turns the user's mistakes into one line and status 2."""
+    import click
+
+    try:
+        app(standalone_mode=False)
+    except click.exceptions.Abort:
+        _fail("stopped", 130)
+    except click.ClickException as error:
+        _fail(f"{error.format_message()} (see metavoxel --help)".replace("\n", " "), 2, error)
+    except KeyboardInterrupt:
+        _fail("stopped; a training goes on with --resume", 130)
+    except (MetavoxelError, OSError, MemoryError) as error:
+        _fail(str(error).replace("\n", " ") or type(error).__name__, 2, error)
+
+
+def _fail(message: str, status: int, error: BaseException | None = None) -> None:
+    if error is not None and os.environ.get("METAVOXEL_DEBUG"):
+        raise error
+    print(f"metavoxel: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _facts(given: list[str] | None) -> dict[str, object]:
+    """--given NAME=VALUE and --given NAME (None: from the table)."""
+    facts: dict[str, object] = {}
+    for item in given or []:
+        name, equals, value = item.partition("=")
+        if not name or (equals and not value):
+            raise MetavoxelError(f"--given {item}: write NAME=VALUE, or NAME to take it from the table")
+        facts[name] = value if equals else None
+    return facts
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _numbers(text: str, option: str) -> list[int]:
+    try:
+        x, y, z = (int(part) for part in text.split(","))
+    except ValueError as error:
+        raise MetavoxelError(f"{option} {text}: write three whole numbers, such as 32,40,32") from error
+    return [x, y, z]
+
+
+def _sidecar(schema: Any, columns: list[str]) -> dict[str, dict[str, object]]:
+    """Units and levels of a prediction's columns, as BIDS writes them."""
+    sidecar: dict[str, dict[str, object]] = {}
+    for variable in schema.scalars:
+        levels = list(getattr(variable, "levels", ()))
+        for column in columns:
+            if column == variable.name:
+                sidecar[column] = {"Description": "Most probable level", "Levels": {level: level for level in levels}}
+            elif levels and column.startswith(f"{variable.name}_p_"):
+                sidecar[column] = {"Description": f"Probability of {column.removeprefix(f'{variable.name}_p_')}"}
+            elif not levels and column in {f"{variable.name}_{part}" for part in ("mean", "sd", "q05", "q50", "q95")}:
+                sidecar[column] = {"Units": variable.unit or "arbitrary"}
+    return sidecar
+
+
+def _validation(summary: dict[str, Any]) -> dict[str, float]:
+    return summary["validation"]
+
+
+@contextmanager
+def _bar(label: str) -> Iterator[Callable[[int, int], None]]:
+    from metavoxel.training import progress_bar
+
+    with progress_bar(quiet=False) as bars:
+        task = bars.add_task(label, total=None, note="")
+        yield lambda done, total: bars.update(task, completed=min(done, total), total=total)
+
+
+def _say(line: str) -> None:
+    Console(stderr=True).print(line, highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()
