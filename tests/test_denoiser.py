@@ -1,0 +1,294 @@
+"""The network as a denoiser: any schema, any question; what it may not depend on; no dead part."""
+
+import math
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from metavoxel.codecs import Standard
+from metavoxel.denoiser import JointDenoiser
+from metavoxel.diffusion import Given, expect, joint_loss, sample
+from metavoxel.nets.joint import NetSettings
+from metavoxel.noise import Noise
+from metavoxel.schema import (
+    Categorical,
+    Continuous,
+    Image,
+    Latent,
+    Observed,
+    Ordinal,
+    Schema,
+    State,
+    Times,
+    full_level,
+)
+from metavoxel.solvers import ANCESTRAL, DDIM, DPM2M
+from metavoxel.times import MixtureTimes, even_plan
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SETTINGS = NetSettings(widths=(8, 16), patch=1, token_width=16, token_depth=1, heads=2, registers=2)
+SMALL = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@dataclass(frozen=True)
+class Case:
+    schema: Schema
+    net: NetSettings
+    given: tuple[str, ...]
+    want: tuple[str, ...]
+    masked: tuple[str, ...]
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    grid = draw(st.sampled_from([(5, 7), (4, 6), (1, 3), (5, 7, 3), (2, 3, 4)]))
+    channels = draw(st.lists(st.integers(1, 3), max_size=2))
+    numbers, classes, scales = (draw(st.integers(0, 3)) for _ in range(3))
+    variables: list[object] = [
+        Image(f"image{i}", grid, latent=Latent(c, grid, (0.0,) * c, (1.0,) * c)) for i, c in enumerate(channels)
+    ]
+    variables += [Continuous(f"number{i}", scale=Standard(0.0, 1.0)) for i in range(numbers)]
+    for i in range(classes):
+        chain = draw(st.sampled_from(["uniform", "absorbing", "marginal"]))
+        variables.append(Categorical(f"class{i}", ("a", "b", "c"), chain=chain, marginal=(0.5, 0.3, 0.2)))
+    variables += [Ordinal(f"scale{i}", ("0", "1"), marginal=(0.5, 0.5)) for i in range(scales)]
+    if not variables:
+        variables.append(Continuous("number", scale=Standard(0.0, 1.0)))
+    schema = Schema(draw(st.permutations(variables)))  # type: ignore[arg-type]
+    roles = {name: draw(st.sampled_from(["given", "wanted", "ignored"])) for name in schema.names}
+    if "wanted" not in roles.values():
+        roles[draw(st.sampled_from(schema.names))] = "wanted"
+    want = tuple(name for name, role in roles.items() if role == "wanted")
+    masked = tuple(image.name for image in schema.images if image.name in want and draw(st.booleans()))
+    net = NetSettings(
+        widths=(8, 16), blocks=draw(st.integers(1, 2)), patch=draw(st.integers(1, 2)), token_width=16,
+        token_depth=1, heads=2, registers=draw(st.integers(1, 2)),
+    )  # fmt: skip
+    return Case(schema, net, tuple(name for name, role in roles.items() if role == "given"), want, masked)
+
+
+def values(schema: Schema, n: int) -> State:
+    """Clean values of n rows."""
+    state = {}
+    for v in schema:
+        if isinstance(v, Image | Continuous):
+            state[v.name] = torch.randn(n, *v.entry_shape)
+        else:
+            state[v.name] = torch.randint(len(v.levels), (n,))
+    return state
+
+
+def everyone(schema: Schema, n: int) -> Observed:
+    return {v.name: torch.ones(n, dtype=torch.bool) for v in schema}
+
+
+def waken(denoiser: JointDenoiser) -> JointDenoiser:
+    """Layers that start at 0 get weights, so that everything has an effect."""
+    for parameter in denoiser.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.2)
+    return denoiser.eval()
+
+
+def levels(schema: Schema, n: int, t: float, **of: float) -> Times:
+    return {v.name: full_level(v, of.get(v.name, t), n) for v in schema}
+
+
+MIXED = Schema(
+    (
+        Image("scan", (6, 5, 7), latent=Latent(2, (6, 5, 7), (0.0, 0.0), (1.0, 1.0))),
+        Image("other", (6, 5, 7), latent=Latent(1, (6, 5, 7), (0.0,), (1.0,))),
+        Continuous("age", scale=Standard(0.0, 1.0)),
+        Categorical("sex", ("F", "M"), chain="absorbing", marginal=(0.5, 0.5)),
+        Categorical("diagnosis", ("a", "b", "c"), chain="marginal", marginal=(0.5, 0.3, 0.2)),
+        Ordinal("stage", ("0", "1", "2"), marginal=(0.4, 0.3, 0.3)),
+    )
+)
+
+
+@SMALL
+@given(case=cases())
+def test_any_schema_trains_a_step(case: Case) -> None:
+    schema, n = case.schema, 3
+    denoiser = JointDenoiser(schema, case.net, MixtureTimes())
+    optimiser = torch.optim.AdamW(denoiser.parameters(), lr=1e-3)
+    observed = {v.name: torch.tensor([True, False, True]) for v in schema}
+    for step in range(2):
+        noise = Noise(step, torch.arange(n))
+        times = MixtureTimes(partial=0.5).draw(schema, observed, noise)
+        loss = joint_loss(denoiser, schema, values(schema, n), observed, times, noise)
+        assert set(loss.parts) == set(schema.names) and torch.isfinite(loss.total) and loss.total >= 0
+        optimiser.zero_grad()
+        loss.total.backward()
+        gradients = [p.grad for p in denoiser.parameters() if p.grad is not None]
+        assert gradients and all(torch.isfinite(gradient).all() for gradient in gradients)
+        optimiser.step()
+
+
+@SMALL
+@given(case=cases(), solver=st.sampled_from([ANCESTRAL, DDIM, DPM2M]))
+def test_any_schema_answers_any_question(case: Case, solver: object) -> None:
+    schema, rows, n = case.schema, 2, 3
+    denoiser = waken(JointDenoiser(schema, case.net, MixtureTimes()))
+    x = values(schema, rows)
+    question = {name: Given(x[name]) for name in case.given}
+    for name in case.masked:
+        question[name] = Given(x[name], mask=torch.rand(rows, *schema[name].level_shape) < 0.5)
+    with torch.no_grad():
+        draws = sample(denoiser, schema, question, case.want, n, even_plan(2), solver)  # type: ignore[arg-type]
+        answers = expect(denoiser, schema, question, case.want)
+    rows = rows if question else 1
+    assert list(draws) == list(answers) == list(case.want)
+    for name in case.want:
+        v = schema[name]
+        assert draws[name].shape == (rows, n, *v.entry_shape)
+        if isinstance(v, Image | Continuous):
+            assert torch.isfinite(draws[name]).all() and torch.isfinite(answers[name]).all()
+            assert answers[name].shape == (rows, *v.entry_shape)
+        else:
+            assert ((draws[name] >= 0) & (draws[name] < len(v.levels))).all()
+            assert answers[name].shape == (rows, len(v.levels))
+            torch.testing.assert_close(answers[name].exp().sum(1), torch.ones(rows))
+
+
+@SMALL
+@given(case=cases(), t=st.sampled_from([0.0, 0.3, 1.0]))
+def test_frozen_scans_answer_as_the_whole_network_does(case: Case, t: float) -> None:
+    schema, rows, draws = case.schema, 2, 3
+    if not schema.images or not schema.scalars:
+        return
+    denoiser = waken(JointDenoiser(schema, case.net, MixtureTimes()))
+    x = values(schema, rows * draws)
+    for image in schema.images:
+        x[image.name] = x[image.name][::draws].repeat_interleave(draws, 0)
+    times = levels(schema, rows * draws, 0.6, **{image.name: t for image in schema.images})
+    with torch.no_grad():
+        whole = denoiser(x, times)
+        names = [image.name for image in schema.images]
+        frozen = denoiser.freeze({k: x[k][::draws] for k in names}, {k: times[k][::draws] for k in names})
+        scalars = [v.name for v in schema.scalars]
+        answers = frozen({k: x[k] for k in scalars}, {k: times[k] for k in scalars})
+    assert set(answers) == set(scalars)
+    for name, answer in answers.items():
+        torch.testing.assert_close(answer, whole[name], atol=1e-5, rtol=1e-4)
+
+
+@SMALL
+@given(case=cases())
+def test_what_stands_in_for_an_absent_value_does_not_matter(case: Case) -> None:
+    schema, n = case.schema, 4
+    denoiser = waken(JointDenoiser(schema, case.net, MixtureTimes()))
+    noise = Noise(0, torch.arange(n))
+    absent = [name for name in schema.names if name not in case.given]
+    times = levels(schema, n, 0.4, **dict.fromkeys(absent, 1.0))
+    state = values(schema, n)
+    priors = [{name: schema[name].process.prior(noise, schema[name].entry_shape) for name in absent} for _ in range(2)]
+    with torch.no_grad():
+        one, two = (denoiser({**state, **prior}, times) for prior in priors)
+    for name in schema.names:
+        torch.testing.assert_close(one[name], two[name], atol=1e-5, rtol=1e-5)
+
+
+def test_known_entries_come_back_as_they_are_and_absent_ones_are_the_networks_alone() -> None:
+    denoiser, n = waken(JointDenoiser(MIXED, SETTINGS, MixtureTimes())), 3
+    x = values(MIXED, n)
+    with torch.no_grad():
+        known, absent = denoiser(x, levels(MIXED, n, 0.0)), denoiser(x, levels(MIXED, n, 1.0))
+    for v in MIXED:
+        if isinstance(v, Image | Continuous):
+            torch.testing.assert_close(known[v.name], x[v.name])
+        else:
+            assert torch.equal(known[v.name].argmax(1), x[v.name])
+        assert torch.isfinite(absent[v.name]).all()
+        torch.testing.assert_close(absent[v.name][0], absent[v.name][1])  # nothing is known of either row
+
+
+def test_each_entry_of_an_image_has_a_level_of_its_own() -> None:
+    denoiser, n = waken(JointDenoiser(MIXED, SETTINGS, MixtureTimes())), 2
+    x, times = values(MIXED, n), levels(MIXED, n, 0.5)
+    half = times["scan"].clone()
+    half[:, :, :3], half[:, :, 3:] = 0.0, 1.0
+    hidden = x["scan"].clone()
+    hidden[:, :, 3:] = torch.randn_like(hidden[:, :, 3:])
+    with torch.no_grad():
+        one, two = (denoiser({**x, "scan": scan}, {**times, "scan": half}) for scan in (x["scan"], hidden))
+        whole = denoiser(x, times)
+    torch.testing.assert_close(one["scan"][:, :, :3], x["scan"][:, :, :3])
+    for name in MIXED.names:
+        torch.testing.assert_close(one[name], two[name], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(one["age"], whole["age"])
+
+
+def test_answers_depend_on_what_is_given() -> None:
+    """Every variable is heard by every other: numbers, classes and images alike."""
+    denoiser, n = waken(JointDenoiser(MIXED, SETTINGS, MixtureTimes())), 2
+    x, times = values(MIXED, n), levels(MIXED, n, 0.5)
+    with torch.no_grad():
+        before = denoiser(x, times)
+        for v in MIXED:
+            other = (x[v.name] + 1) % 2 if not isinstance(v, Image | Continuous) else x[v.name] + 1
+            after, later = denoiser({**x, v.name: other}, times), denoiser(x, {**times, v.name: times[v.name] + 0.2})
+            for name in MIXED.names:
+                assert not torch.equal(before[name], after[name]), (v.name, name)
+                assert not torch.equal(before[name], later[name]), (v.name, name)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [MIXED, Schema(MIXED.images), Schema(MIXED.scalars), Schema(MIXED.images[:1] + MIXED.scalars[:1])],
+    ids=["mixed", "images", "scalars", "one of each"],
+)
+def test_no_part_of_the_network_is_dead(schema: Schema) -> None:
+    # widths of 8 would be normalised channel by channel, which takes out the biases before
+    denoiser, n = JointDenoiser(schema, replace(SETTINGS, widths=(16, 32)), MixtureTimes()), 16
+    optimiser = torch.optim.AdamW(denoiser.parameters(), lr=1e-2)
+    largest = {name: 0.0 for name, _ in denoiser.named_parameters()}
+    for step in range(6):
+        noise = Noise(step, torch.arange(n))
+        times = MixtureTimes().draw(schema, everyone(schema, n), noise)
+        loss = joint_loss(denoiser, schema, values(schema, n), everyone(schema, n), times, noise)
+        optimiser.zero_grad()
+        loss.total.backward()
+        for name, parameter in denoiser.named_parameters():
+            if parameter.grad is not None:
+                largest[name] = max(largest[name], float(parameter.grad.abs().max()))
+        optimiser.step()
+    dead = [name for name, gradient in largest.items() if gradient < 1e-9]
+    assert not dead
+
+
+def test_draws_are_the_same_one_by_one_and_in_a_batch() -> None:
+    denoiser, rows, n = waken(JointDenoiser(MIXED, SETTINGS, MixtureTimes())), 3, 4
+    x, want = values(MIXED, rows), ["age", "sex", "other"]
+    for names in (("scan", "stage"), ("scan", "other", "stage")):
+        wanted = [name for name in want if name not in names]
+
+        def ask(rows: slice, n: int, wanted: list[str] = wanted, names: tuple[str, ...] = names, **place: int) -> State:
+            question = {name: Given(x[name][rows]) for name in names}
+            with torch.no_grad():
+                return sample(denoiser, MIXED, question, wanted, n, even_plan(3), seed=2, **place)
+
+        together = ask(slice(None), n)
+        for row in range(rows):
+            for draw in range(n):
+                alone = ask(slice(row, row + 1), 1, first_row=row, first_draw=draw)
+                for name in wanted:
+                    torch.testing.assert_close(alone[name][0, 0], together[name][row, draw], atol=1e-5, rtol=1e-5)
+
+
+def test_an_untrained_network_loses_what_the_marginal_does() -> None:
+    """Heads start at 0, so a fresh network's loss on standard-normal data stands near 1 in every part at level 1."""
+    schema, n = MIXED, 400
+    denoiser = JointDenoiser(schema, SETTINGS, MixtureTimes())
+    times = levels(schema, n, 1.0)
+    with torch.no_grad():
+        loss = joint_loss(denoiser, schema, values(schema, n), everyone(schema, n), times, Noise(0, torch.arange(n)))
+    for v in schema:
+        # uniform guesses over this many levels, over the marginal's entropy
+        classes = not isinstance(v, Image | Continuous)
+        expected = math.log(len(v.levels)) / v.baseline_loss(torch.tensor(math.inf)) if classes else 1.0  # type: ignore[union-attr]
+        assert float(loss.parts[v.name]) == pytest.approx(float(expected), rel=0.2), v.name
