@@ -41,6 +41,7 @@ Observed = dict[str, Tensor]
 """Variable name -> (n,) bool, False where the table's cell or the scan is missing."""
 
 CLOCK = Cosine()
+MISSING = {"", "n/a", "na", "nan"}
 
 
 class _Scalar:
@@ -95,12 +96,13 @@ class Continuous(_Scalar):
         return self.scale.decode(scores.detach().cpu().double().numpy())
 
     def _floats(self, column: Sequence[object] | pd.Series) -> Array:
-        cells = pd.Series(column)
+        cells = _cells(column)
         values = pd.to_numeric(cells, errors="coerce").to_numpy(dtype=float)
         wrong = np.isnan(values) & cells.notna().to_numpy() | np.isinf(values)
         if wrong.any():
             row = int(wrong.argmax())
-            raise MetavoxelError(f"{self.name}: row {cells.index[row]} holds {cells.iloc[row]!r}, which is not a number")
+            cell = str(cells.iloc[row])
+            raise MetavoxelError(f"{self.name}: row {cells.index[row]} holds {cell!r}, which is not a number")
         return values
 
 
@@ -113,6 +115,12 @@ class Categorical(_Scalar):
     chain: Literal["uniform", "absorbing", "marginal"] = "marginal"
     marginal: tuple[float, ...] | None = None
     kind: Literal["categorical"] = "categorical"
+
+    def __post_init__(self) -> None:
+        repeated = [level for level in self.levels if self.levels.count(level) > 1]
+        if len(self.levels) < 2 or repeated:
+            wrong = f"lists {repeated[0]!r} twice" if repeated else "needs at least two levels; drop it from the schema"
+            raise MetavoxelError(f"variable {self.name!r} {wrong}")
 
     @cached_property
     def process(self) -> Discrete:
@@ -139,10 +147,10 @@ class Categorical(_Scalar):
 
     def encode(self, column: Sequence[object] | pd.Series) -> tuple[Tensor, Tensor]:
         """Level names (n) -> indices (n,) int64 and observed (n,) bool."""
-        cells = pd.Series(column)
+        cells = _cells(column)
         index = {level: code for code, level in enumerate(self.levels)}
-        for code, level in enumerate(self.levels):  # f is F, unless the levels themselves differ only in case
-            index.setdefault(level.casefold(), code)
+        for level in self.levels:  # f is F, unless the levels themselves differ only in case
+            index.setdefault(level.casefold(), index[level])
         known = cells.notna().to_numpy(dtype=bool, copy=True)
         codes = np.zeros(len(cells), dtype=np.int64)
         for row in np.flatnonzero(known).tolist():
@@ -363,8 +371,16 @@ def _column(table: pd.DataFrame, name: str) -> pd.Series:
     return table[name]
 
 
+def _cells(column: Sequence[object] | pd.Series) -> pd.Series:
+    """The cells with what tables write for "missing" (empty, n/a) as missing."""
+    cells = pd.Series(column)
+    if pd.api.types.is_numeric_dtype(cells):
+        return cells
+    return cells.mask(cells.map(lambda cell: isinstance(cell, str) and cell.strip().lower() in MISSING).astype(bool))
+
+
 def _level_name(cell: object) -> str:
     """A level read as a number (1.0) is the level '1'."""
-    if isinstance(cell, float) and cell.is_integer():
+    if isinstance(cell, float | np.floating) and float(cell).is_integer():
         return str(int(cell))
     return str(cell).strip()

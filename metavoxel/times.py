@@ -119,7 +119,9 @@ def _regions(grid: tuple[int, ...], noise: Noise) -> Tensor:
     box = ((points - centre).abs() < size).all(1)
     ball = ((points - centre) ** 2).sum(1) < size[:, 0] ** 2
     kind = _like(noise.integers(3), half)
-    return torch.where(kind == 0, half, torch.where(kind == 1, box, ball))[:, None]
+    region = torch.where(kind == 0, half, torch.where(kind == 1, box, ball))
+    nothing = ~region.flatten(1).any(1)  # on a coarse grid a region may fall between the entries: then all of it
+    return (region | _like(nothing, region))[:, None]
 
 
 def even_plan(steps: int, start: float = 1.0) -> list[tuple[float, float]]:

@@ -64,7 +64,7 @@ class Tokens(nn.Module):
             nn.Embedding(spec.states, width) if spec.states else nn.Linear(1 + 2 * VALUE_WAVES, width)
             for spec in self.specs
         )
-        self.level = LevelEmbedding(width)
+        self.level = LevelEmbedding(width) if self.specs else None
         self.image_level = nn.Linear(embedding, width) if embedding else None
         self.blocks = nn.ModuleList(TokenBlock(width, memory, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
@@ -85,7 +85,7 @@ class Tokens(nn.Module):
         n = len(next(iter(values.values()))) if values else len(embedding)  # type: ignore[arg-type]
         x = self.identity.expand(n, -1, -1)
         level = torch.zeros_like(x)
-        if self.specs:
+        if self.level is not None:
             t = torch.stack([times[spec.name] for spec in self.specs], 1)
             own = torch.stack([self._value(i, values[spec.name]) for i, spec in enumerate(self.specs)], 1)
             shown = torch.where((t < 1)[..., None], own, 0.0)  # an absent value is noise: not even its number is seen
