@@ -35,7 +35,9 @@ def _rigid(n: int, dims: int, shape: torch.Size, noise: Noise) -> Tensor:
             turn[:, first, first] = turn[:, second, second] = angle.cos()
             turn[:, first, second], turn[:, second, first] = -angle.sin(), angle.sin()
             matrix = matrix @ turn
-    size = torch.tensor(shape[:1:-1], dtype=matrix.dtype, device=matrix.device)  # torch orders coordinates last axis first
+    size = torch.tensor(
+        shape[:1:-1], dtype=matrix.dtype, device=matrix.device
+    )  # torch orders coordinates last axis first
     matrix = matrix * size[None, None] / size[None, :, None]
     shift = (2 * noise.uniform(dims, 1) - 1) * MAX_SHIFT
     return F.affine_grid(torch.cat([matrix, shift], -1), list(shape), align_corners=False)

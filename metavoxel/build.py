@@ -120,15 +120,22 @@ def fit(
             raise MetavoxelError(f"no training row has a {image.name} scan; drop it from the variables")
         autoencoder = start.codecs[image.name].autoencoder if start else None
         if image.codec == "autoencoder" and autoencoder is None:
-            autoencoder = _train_autoencoder(image, stack, training[own], validation, config, folder, place, resume, quiet)
+            autoencoder = _train_autoencoder(
+                image, stack, training[own], validation, config, folder, place, resume, quiet
+            )
         codec = ImageCodec(image, autoencoder)
-        sources[image.name] = _Source.make(codec, stack, training[own], config, cache, place, fitted=start is not None, quiet=quiet)
+        sources[image.name] = _Source.make(
+            codec, stack, training[own], config, cache, place, fitted=start is not None, quiet=quiet
+        )
     codecs = {name: source.codec for name, source in sources.items()}
     schema = schema.with_latents({name: codec.image.fitted for name, codec in codecs.items()})
     data = _Data(schema, sources, table, place)
     denoiser = JointDenoiser(schema, config.net, config.times).to(place)
     if start:
         denoiser.load_state_dict(start.denoiser.state_dict())
+    for name, source in sources.items():
+        if source.marginal:
+            denoiser.marginals[name].set(*source.marginal)  # type: ignore[operator]
 
     def step(module: nn.Module, k: int) -> tuple[Tensor, dict[str, float]]:
         noise = Noise(config.seed, torch.arange(config.joint.batch, device=place) + k * config.joint.batch)
@@ -154,8 +161,16 @@ def fit(
 class _Source:
     """A row's image as entries: augmented at every visit, or drawn from variants encoded beforehand."""
 
-    def __init__(self, codec: ImageCodec, stack: ImageStack, latents: np.ndarray | None, augmented: bool) -> None:
+    def __init__(
+        self,
+        codec: ImageCodec,
+        stack: ImageStack,
+        latents: np.ndarray | None,
+        augmented: bool,
+        marginal: Sequence[Tensor],
+    ) -> None:
         self.codec, self.stack, self.latents, self.augmented = codec, stack, latents, augmented
+        self.marginal = marginal
 
     @classmethod
     def make(
@@ -163,12 +178,13 @@ class _Source:
         place: torch.device, *, fitted: bool, quiet: bool,
     ) -> "_Source":  # fmt: skip
         latents = None if codec.autoencoder is None else _encode_all(codec, stack, config, cache, place, quiet)
+        marginal: list[Tensor] = []
         if not fitted:
             parts = training.split(VALIDATION_CHUNK)
             raw = (torch.from_numpy(latents[0][p.numpy()]).float() if latents is not None else stack.rows(p)[:, None]
                    for p in parts)  # fmt: skip
-            codec = codec.fit(raw)
-        return cls(codec, stack, latents, config.augment)
+            codec, *marginal = codec.fit(raw)
+        return cls(codec, stack, latents, config.augment, marginal)
 
     def entries(self, rows: Tensor, noise: Noise | None, place: torch.device) -> Tensor:
         """(n, channels, *grid) standardised; with noise, of a randomly changed image."""
@@ -184,7 +200,9 @@ class _Source:
 class _Data:
     """The whole cohort, a batch at a time."""
 
-    def __init__(self, schema: Schema, sources: Mapping[str, _Source], table: pd.DataFrame, place: torch.device) -> None:
+    def __init__(
+        self, schema: Schema, sources: Mapping[str, _Source], table: pd.DataFrame, place: torch.device
+    ) -> None:
         self.schema, self.sources, self.place = schema, sources, place
         self.scalars, self.known = schema.encode(table)
 
@@ -211,7 +229,11 @@ def _validation(denoiser: JointDenoiser, data: _Data, rows: Tensor, config: Conf
                 continue
             clean, known = expect(denoiser, schema, given, [v.name])[v.name].float(), observed[v.name]
             truth = x0[v.name][known]
-            error = -clean[known].gather(-1, truth[:, None])[:, 0] if isinstance(v.process, Discrete) else clean[known] - truth
+            error = (
+                -clean[known].gather(-1, truth[:, None])[:, 0]
+                if isinstance(v.process, Discrete)
+                else clean[known] - truth
+            )
             scores[v.name].append(error)
         if schema.images and number * VALIDATION_CHUNK < MAX_VALIDATION_IMAGES:
             noise = Noise(VALIDATION_SEED, part.to(data.place))
@@ -272,7 +294,9 @@ def _encode_all(
     s = config.autoencoder
     shape = (variants, len(stack), s.latent_channels, *s.latent_grid(codec.image.shape))
     temporary = file.with_suffix(".part") if file else None
-    latents = np.lib.format.open_memmap(temporary, "w+", np.float16, shape) if temporary else np.zeros(shape, np.float16)
+    latents = (
+        np.lib.format.open_memmap(temporary, "w+", np.float16, shape) if temporary else np.zeros(shape, np.float16)
+    )
     for part in track(torch.arange(len(stack)).split(VALIDATION_CHUNK), f"encoding {codec.image.name}", disable=quiet):
         for variant in range(variants):
             voxels = stack.rows(part).to(place)

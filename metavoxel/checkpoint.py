@@ -60,5 +60,7 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: Path)
     for name, tensor in tensors.items():
         if tensor.shape != own[name].shape:
             shapes = f"{tuple(tensor.shape)}, expected {tuple(own[name].shape)}"
-            raise MetavoxelError(f"{source}: {name!r} has shape {shapes}; model.json and the weights do not belong together")
+            raise MetavoxelError(
+                f"{source}: {name!r} has shape {shapes}; model.json and the weights do not belong together"
+            )
     module.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in tensors.items()})

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.exceptions import TyperException
 
 from metavoxel.errors import MetavoxelError
 
@@ -24,7 +25,9 @@ GivenOption = Annotated[
     list[str] | None,
     typer.Option("--given", help="NAME=VALUE gives a value; NAME alone takes it from the cohort's table. Repeatable."),
 ]
-WantOption = Annotated[str | None, typer.Option("--want", help="Variables to answer, comma-separated; default: all others.")]
+WantOption = Annotated[
+    str | None, typer.Option("--want", help="Variables to answer, comma-separated; default: all others.")
+]
 
 
 @app.callback()
@@ -52,7 +55,9 @@ def phantom(
     out: Annotated[Path, typer.Argument(help="New BIDS folder.")],
     n: Annotated[int, typer.Option("-n", min=1, help="Number of subjects.")] = 100,
     seed: SeedOption = 0,
-    diagnosis: Annotated[bool, typer.Option("--diagnosis", help="Add dementia, acting on hippocampus and ventricles.")] = False,
+    diagnosis: Annotated[
+        bool, typer.Option("--diagnosis", help="Add dementia, acting on hippocampus and ventricles.")
+    ] = False,
     missing: Annotated[float, typer.Option(help="Share of the facts to hide at random (0 to 1).")] = 0.0,
     shape: Annotated[str, typer.Option(help="Voxels, X,Y,Z.")] = "32,40,32",
     spacing: Annotated[float, typer.Option(help="Voxel size in mm.")] = 5.0,
@@ -78,7 +83,9 @@ def train(
     init: Annotated[str | None, typer.Option(help="Start from this model's weights and scalings.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped training in the same folder.")] = False,
     variables: Annotated[str | None, typer.Option(help="Scans and columns to use, e.g. T1w,age,sex=gender.")] = None,
-    pattern: Annotated[str | None, typer.Option(help="Where a table's scans lie: scans/{participant_id}_{modality}.nii.gz")] = None,
+    pattern: Annotated[
+        str | None, typer.Option(help="Where a table's scans lie: scans/{participant_id}_{modality}.nii.gz")
+    ] = None,
     cache: Annotated[Path | None, typer.Option(help="Keep resampled scans here between runs.")] = None,
     seed: Annotated[int | None, typer.Option(help="Overrides the config's seed.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: a GPU if there is one.")] = None,
@@ -182,15 +189,11 @@ def inspect(model: ModelArg) -> None:
 
 def main() -> None:
     """Entry point: turns the user's mistakes into one line and status 2."""
-    import click
-
     try:
         app(standalone_mode=False)
-    except click.exceptions.Abort:
-        _fail("stopped", 130)
-    except click.ClickException as error:
-        _fail(f"{error.format_message()} (see metavoxel --help)".replace("\n", " "), 2, error)
-    except KeyboardInterrupt:
+    except TyperException as error:
+        _fail(f"{error} (see metavoxel --help)".replace("\n", " "), 2, error)
+    except (KeyboardInterrupt, typer.Abort):
         _fail("stopped; a training goes on with --resume", 130)
     except (MetavoxelError, OSError, MemoryError) as error:
         _fail(str(error).replace("\n", " ") or type(error).__name__, 2, error)

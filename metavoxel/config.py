@@ -66,8 +66,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {
         "shape": (32, 40, 32),
         "spacing": 5.0,
-        "net": {"widths": (24, 64, 128), "patch": 2, "token_width": 96},
-        "joint": {"steps": 1000, "batch": 32},
+        "net": {"widths": (16, 48, 96), "patch": 2, "token_width": 96},
+        "joint": {"steps": 600, "batch": 48, "rate": 2e-3},
     },
     "small": {
         "shape": (64, 80, 64),

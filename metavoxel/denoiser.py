@@ -1,7 +1,9 @@
 """The network as a denoiser: raw outputs -> clean predictions. How it is parameterised is this module's secret.
 
-Reals: x_0 = alpha x - sigma F, the v-parameterisation (Salimans and Ho 2022). With unit-variance data its skip is EDM's
-optimal one (Karras et al. 2022); at t = 1 the prediction is the network's alone, at t = 0 the value itself.
+Reals: x_0 = what the entry's own marginal N(m, s^2) says + c_out F, with c_out the sd that this leaves open (EDM's
+preconditioning, Karras et al. 2022, about a mean). For numbers m = 0, s = 1, which is the v-parameterisation (Salimans
+and Ho 2022); images have a mean and a spread at every entry, so the network starts from the mean brain. At t = 1 the
+prediction is m + s F, at t = 0 the value itself.
 Classes: log p(x_0) = F + log q(x_t | x_0), normalised. The network learns what the rest says about x_0; what the noised
 value itself says enters by Bayes' rule, exactly, for every chain.
 """
@@ -16,7 +18,30 @@ from metavoxel.diffusion import Coverage
 from metavoxel.nets.joint import JointNet, NetSettings, Scan
 from metavoxel.nets.tokens import TokenSpec
 from metavoxel.processes import Discrete
-from metavoxel.schema import Schema, State, Times, Variable
+from metavoxel.schema import Image, Schema, State, Times, Variable
+
+
+class Marginal(nn.Module):
+    """Mean and variance of every entry of an image over the training rows: (channels, *grid) each, standardised."""
+
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("variance", torch.ones(shape))
+
+    def set(self, mean: Tensor, variance: Tensor) -> None:
+        """Floors the variance: a background that never varied in training may vary a little in use."""
+        self.mean.copy_(mean)
+        self.variance.copy_(variance.clamp_min(0.02 * float(variance.mean())))
+
+    def clean(self, raw: Tensor, x: Tensor, tau: Tensor) -> Tensor:
+        a, noise = alpha(tau), sigma(tau)
+        total = a**2 * self.variance + noise**2
+        own = self.mean + a * self.variance / total * (x - a * self.mean)
+        return own + noise * torch.sqrt(self.variance / total) * raw
 
 
 class JointDenoiser(nn.Module):
@@ -28,6 +53,7 @@ class JointDenoiser(nn.Module):
         dims = len(schema.images[0].shape) if schema.images else 3
         images = {image.name: image.fitted.channels for image in schema.images}
         self.net = JointNet(settings, dims, images, [_token(v) for v in schema.scalars])
+        self.marginals = nn.ModuleDict({image.name: Marginal(image.entry_shape) for image in schema.images})
 
     @property
     def device(self) -> torch.device:
@@ -39,7 +65,7 @@ class JointDenoiser(nn.Module):
         raw = self.net.tokens.read(tokens)
         if scan is not None:
             raw |= self._decode(scan, tokens, times)
-        return _clean(self.schema.variables, raw, state, times)
+        return self.clean(self.schema.variables, raw, state, times)
 
     def _decode(self, scan: Scan, tokens: Tensor, times: Times) -> State:
         """Raw values of the images; rows whose images are all known are not decoded: there is nothing to predict."""
@@ -67,6 +93,19 @@ class JointDenoiser(nn.Module):
         names = [v.name for v in self.schema.scalars]
         return self.net.attend({k: state[k] for k in names}, {k: times[k] for k in names}, scan)
 
+    def clean(self, variables: Sequence[Variable], raw: State, state: State, times: Times) -> State:
+        """Raw outputs -> clean predictions."""
+        clean = {}
+        for v in variables:
+            x, tau = state[v.name], v.clock.tau(times[v.name])
+            if isinstance(v.process, Discrete):
+                clean[v.name] = torch.log_softmax(raw[v.name] + v.process.likelihood(x, tau), -1)
+            elif isinstance(v, Image):
+                clean[v.name] = self.marginals[v.name].clean(raw[v.name], x, tau)  # type: ignore[operator]
+            else:
+                clean[v.name] = alpha(tau) * x - sigma(tau) * raw[v.name]
+        return clean
+
 
 class FrozenScan:
     """A denoiser of the scalars given scans that stay as they are. Asks for rows * draws answers at a time."""
@@ -78,21 +117,10 @@ class FrozenScan:
 
     def __call__(self, state: State, times: Times) -> State:
         tokens = self.denoiser._attend(state, times, self.scan)
-        return _clean(self.denoiser.schema.scalars, self.denoiser.net.tokens.read(tokens), state, times)
+        return self.denoiser.clean(self.denoiser.schema.scalars, self.denoiser.net.tokens.read(tokens), state, times)
 
     def freeze(self, images: State, times: Times) -> "FrozenScan":
         return self
-
-
-def _clean(variables: Sequence[Variable], raw: State, state: State, times: Times) -> State:
-    clean = {}
-    for v in variables:
-        tau = v.clock.tau(times[v.name])
-        if isinstance(v.process, Discrete):
-            clean[v.name] = torch.log_softmax(raw[v.name] + v.process.likelihood(state[v.name], tau), -1)
-        else:
-            clean[v.name] = alpha(tau) * state[v.name] - sigma(tau) * raw[v.name]
-    return clean
 
 
 def _token(v: Variable) -> TokenSpec:

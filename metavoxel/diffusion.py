@@ -185,9 +185,13 @@ class _Question:
                     f"{name!r} is given for {len(value.value)} rows and another variable for {self.rows} rows; "
                     "give every variable the same rows"
                 )
-        device = next((value.value.device for value in given.values()), getattr(denoiser, "device", torch.device("cpu")))
+        device = next(
+            (value.value.device for value in given.values()), getattr(denoiser, "device", torch.device("cpu"))
+        )
         rows = torch.arange(first_row, first_row + self.rows, device=device).repeat_interleave(draws)
-        self.noise = Noise(seed, rows * (1 << 32) + torch.arange(first_draw, first_draw + draws, device=device).repeat(self.rows))
+        self.noise = Noise(
+            seed, rows * (1 << 32) + torch.arange(first_draw, first_draw + draws, device=device).repeat(self.rows)
+        )
         _check_coverage(denoiser.coverage, schema, given, self.want)
         self.moving: list[Variable] = [v for v in schema if v.name in self.want]
         self.seen, self.denoiser = list(schema), denoiser
@@ -246,12 +250,16 @@ class _Question:
             value = self._each_draw(given.value)
             if given.level is not known:
                 value = v.process.forward(value, torch.zeros_like(level), level, self.noise)
-            state[v.name] = value if given.mask is None else torch.where(self._each_draw(given.mask), value, state[v.name])
+            state[v.name] = (
+                value if given.mask is None else torch.where(self._each_draw(given.mask), value, state[v.name])
+            )
         return state
 
     def forget(self, state: State, t: float, s: float) -> State:
         """From level t up to s > t (RePaint's jump)."""
-        moved = {v.name: v.process.forward(state[v.name], self.tau(v, t), self.tau(v, s), self.noise) for v in self.moving}
+        moved = {
+            v.name: v.process.forward(state[v.name], self.tau(v, t), self.tau(v, s), self.noise) for v in self.moving
+        }
         return {**state, **moved}
 
     def denoise(self, state: State, t: float) -> State:

@@ -43,8 +43,9 @@ class ImageCodec:
             return x[:, 0]
         return torch.cat([self.autoencoder.decode(part)[:, 0] for part in x.split(CHUNK)])
 
-    def fit(self, batches: Iterator[Tensor]) -> "ImageCodec":
-        """The same codec, standardised by raw entries (n, channels, *grid) of training images, seen once."""
+    def fit(self, batches: Iterator[Tensor]) -> tuple["ImageCodec", Tensor, Tensor]:
+        """The same codec, standardised by raw entries (n, channels, *grid) of training images, seen once; and the mean
+        and variance of every standardised entry, (channels, *grid) each."""
         count, total, square = 0, None, None
         for raw in batches:
             raw = raw.double()
@@ -55,7 +56,9 @@ class ImageCodec:
         spatial = tuple(range(1, total.dim()))
         mean = (total / count).mean(spatial)
         sd = ((square / count).mean(spatial) - mean**2).clamp_min(1e-8).sqrt()
-        entry_variance = (square / count - (total / count) ** 2).mean(spatial) / sd**2
+        each = (-1, *(1,) * len(spatial))
+        entry_mean = (total / count - mean.reshape(each)) / sd.reshape(each)
+        entry_variance = (square / count - (total / count) ** 2).clamp_min(0) / sd.reshape(each) ** 2
         latent = Latent(
             channels=total.shape[0],
             grid=tuple(total.shape[1:]),
@@ -63,7 +66,8 @@ class ImageCodec:
             sd=tuple(sd.tolist()),
             marginal_variance=max(float(entry_variance.mean()), 1e-3),
         )
-        return ImageCodec(replace(self.image, latent=latent), self.autoencoder)
+        codec = ImageCodec(replace(self.image, latent=latent), self.autoencoder)
+        return codec, entry_mean.float(), entry_variance.float()
 
     def _per_channel(self, values: tuple[float, ...], like: Tensor) -> Tensor:
         return torch.tensor(values, device=like.device).reshape(-1, *(1,) * len(self.image.shape))

@@ -139,7 +139,9 @@ class MetaVoxel:
             tables.append(self._answers(known, wanted, draws, seed, first, len(rows)))
             progress(len(tables) * BATCH, len(cohort))
         table = pd.concat(tables, ignore_index=True)
-        identity = cohort.table[[c for c in ("participant_id", "session_id") if c in cohort.table]].reset_index(drop=True)
+        identity = cohort.table[[c for c in ("participant_id", "session_id") if c in cohort.table]].reset_index(
+            drop=True
+        )
         return pd.concat([identity, table], axis=1)
 
     def describe(self) -> dict[str, object]:

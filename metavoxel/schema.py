@@ -1,9 +1,9 @@
 """What a model is about: its variables, their units and levels, and how each becomes a tensor with a process and a clock.
 
-    schema = Schema((Image("T1w", shape=(32, 40, 32), spacing=(5, 5, 5)), Continuous("age", unit="years"),
-                     Categorical("sex", levels=("F", "M"))))
-    schema = schema.fit(table)          # scalings from the training rows
-    Schema.from_yaml(schema.to_yaml()) == schema
+schema = Schema((Image("T1w", shape=(32, 40, 32), spacing=(5, 5, 5)), Continuous("age", unit="years"),
+                 Categorical("sex", levels=("F", "M"))))
+schema = schema.fit(table)          # scalings from the training rows
+Schema.from_yaml(schema.to_yaml()) == schema
 """
 
 import math
@@ -307,8 +307,10 @@ class Schema:
         """The number or class of that name."""
         variable = self[name]
         if isinstance(variable, Image):
-            raise MetavoxelError(f"{name!r} is an image; this asks for a number or a class: "
-                                 f"{', '.join(scalar.name for scalar in self.scalars)}")
+            raise MetavoxelError(
+                f"{name!r} is an image; this asks for a number or a class: "
+                f"{', '.join(scalar.name for scalar in self.scalars)}"
+            )
         return variable
 
     def fit(self, table: pd.DataFrame) -> "Schema":

@@ -42,9 +42,9 @@ class MixtureTimes:
     Uniform levels alone starve the corners where questions are asked ("given the scan"), hence the point masses.
     """
 
-    read: float = Field(default=0.6, ge=0, le=1)
+    read: float = Field(default=0.7, ge=0, le=1)
     """Share of rows that ask for a number or a class; the rest ask for an image. (Where a schema has both.)"""
-    image_given: float = Field(default=0.75, ge=0, le=1)
+    image_given: float = Field(default=0.85, ge=0, le=1)
     """Share of the images not asked for that are known..."""
     scalar_given: float = Field(default=0.4, ge=0, le=1)
     """...and of the numbers and classes."""
@@ -88,7 +88,9 @@ class MixtureTimes:
         scalars = [i for i, v in enumerate(schema) if not isinstance(v, Image)]
         reads = noise.uniform() < self.read
         image, scalar = (
-            torch.tensor(group or images or scalars, device=reads.device)[noise.integers(len(group or images or scalars))]
+            torch.tensor(group or images or scalars, device=reads.device)[
+                noise.integers(len(group or images or scalars))
+            ]
             for group in (images or scalars, scalars or images)
         )
         return torch.where(reads, scalar, image)

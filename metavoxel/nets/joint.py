@@ -78,8 +78,9 @@ class JointNet(nn.Module):
 
     def attend(self, scalars: dict[str, Tensor], times: dict[str, Tensor], scan: Scan | None) -> Tensor:
         """Scalars (n,) and their levels (n,), n a multiple of the scan's rows -> tokens (n, length, width)."""
-        memory, embedding = (scan.memory, scan.features.embedding) if scan else (None, None)
-        return self.tokens(scalars, times, memory, embedding)
+        if scan is None:
+            return self.tokens(scalars, times, None, None, None)
+        return self.tokens(scalars, times, scan.memory, scan.features.embedding, scan.features.summary)
 
     def decode(self, scan: Scan, tokens: Tensor) -> dict[str, Tensor]:
         """One raw value for every entry of every image: (rows, channels, *grid)."""
@@ -89,5 +90,6 @@ class JointNet(nn.Module):
 
 def _thinned(t: Tensor) -> Tensor:
     """A level map (rows, 1, *grid) -> (rows, points): every few entries; most maps hold one or two levels."""
-    every = [slice(None, None, max(1, size // 8)) for size in t.shape[2:]]
-    return t[(slice(None), 0, *every)].flatten(1)
+    for axis, size in enumerate(t.shape[2:], start=2):
+        t = t.index_select(axis, torch.arange(0, size, max(1, size // 8), device=t.device))
+    return t.flatten(1)

@@ -66,6 +66,7 @@ class Tokens(nn.Module):
         )
         self.level = LevelEmbedding(width) if self.specs else None
         self.image_level = nn.Linear(embedding, width) if embedding else None
+        self.summary = nn.Linear(memory, width) if memory else None
         self.blocks = nn.ModuleList(TokenBlock(width, memory, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.heads = nn.ModuleList(zero(nn.Linear(width, spec.levels or 1)) for spec in self.specs)
@@ -80,8 +81,9 @@ class Tokens(nn.Module):
         times: dict[str, Tensor],
         memory: list[tuple[Tensor, Tensor]] | None,
         embedding: Tensor | None,
+        summary: Tensor | None,
     ) -> Tensor:
-        """values, times: (n,) each; memory and embedding of n rows or a divisor of n -> tokens (n, length, width)."""
+        """values, times: (n,) each; memory, embedding, summary of n rows or a divisor of n -> tokens (n, length, width)."""
         n = len(next(iter(values.values()))) if values else len(embedding)  # type: ignore[arg-type]
         x = self.identity.expand(n, -1, -1)
         level = torch.zeros_like(x)
@@ -94,6 +96,8 @@ class Tokens(nn.Module):
             level = level + nn.functional.pad(self.level(level_features(t)), spare)
         if self.image_level is not None and embedding is not None:
             level = level + self.image_level(embedding).repeat_interleave(n // len(embedding), 0)[:, None]
+        if self.summary is not None and summary is not None:
+            x = x + self.summary(summary).repeat_interleave(n // len(summary), 0)[:, None]
         for i, block in enumerate(self.blocks):
             x = block(x, level, memory[i] if memory else None)
         return self.norm(x)

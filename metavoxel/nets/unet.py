@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from metavoxel.nets.blocks import Attention, Grow, ResBlock, Shrink, conv, crop, norm, pad_to_multiple, waves, zero
 
 POSITION_WAVES = 4
+LAYOUT = 5
 
 
 @dataclass(frozen=True)
@@ -22,17 +23,35 @@ class Features:
     """(rows, embedding): the images' levels."""
     memory: Tensor
     """(rows, length, memory width): the coarsest grid's features, and every depth's average."""
+    summary: Tensor
+    """(rows, memory width): the averages and the coarse layout in one vector. Attention takes thousands of steps to find
+    them, and most of what a scan says of a person is there: volumes are averages, and where they are is layout."""
 
     def rows(self, index: Tensor) -> "Features":
         """Only these rows."""
         skips = [skip[index] for skip in self.skips]
-        return Features(self.grid, skips, self.embedding[index], self.memory[index])
+        return Features(self.grid, skips, self.embedding[index], self.memory[index], self.summary[index])
+
+
+class Layout(nn.Module):
+    """What is where, on a grid of LAYOUT entries to a side whatever the image's: (rows, width, *grid) -> (rows, width)."""
+
+    def __init__(self, dims: int, width: int) -> None:
+        super().__init__()
+        few = max(8, width // 4)
+        self.pool = nn.AdaptiveAvgPool3d(LAYOUT) if dims == 3 else nn.AdaptiveAvgPool2d(LAYOUT)
+        self.squeeze, self.mix = conv(dims, width, few, 1), nn.Linear(few * LAYOUT**dims, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix(self.pool(self.squeeze(x)).flatten(1))
 
 
 class Encoder(nn.Module):
     """Images with their level maps (rows, channels, *grid) -> Features."""
 
-    def __init__(self, dims: int, channels: int, widths: Sequence[int], blocks: int, patch: int, embedding: int) -> None:
+    def __init__(
+        self, dims: int, channels: int, widths: Sequence[int], blocks: int, patch: int, embedding: int
+    ) -> None:
         super().__init__()
         self.factor = patch * 2 ** (len(widths) - 1)
         self.stem = Shrink(dims, channels, widths[0], patch) if patch > 1 else conv(dims, channels, widths[0])
@@ -44,6 +63,8 @@ class Encoder(nn.Module):
         self.mix = SpatialAttention(widths[-1])
         self.position = nn.Linear(2 * POSITION_WAVES * dims, widths[-1])
         self.averages = nn.ModuleList(nn.Linear(width, widths[-1]) for width in widths)
+        self.layout = Layout(dims, widths[-1])
+        self.summary = nn.LayerNorm(widths[-1])
 
     def forward(self, x: Tensor, embedding: Tensor) -> Features:
         grid = tuple(x.shape[2:])
@@ -58,7 +79,9 @@ class Encoder(nn.Module):
         coarse = self.mix(x)
         skips[-1] = coarse
         tokens = coarse.flatten(2).transpose(1, 2) + self.position(_positions(coarse))
-        return Features(grid, skips, embedding, torch.cat([tokens, torch.stack(averages, 1)], 1))
+        averaged = torch.stack(averages, 1)
+        return Features(grid, skips, embedding, torch.cat([tokens, averaged], 1),
+                        self.summary(averaged.sum(1) + self.layout(coarse)))  # fmt: skip
 
 
 class Decoder(nn.Module):
@@ -77,9 +100,7 @@ class Decoder(nn.Module):
             self.depths.append(nn.ModuleList(ResBlock(dims, 2 * width, width, embedding) for _ in range(blocks)))
             self.ups.append(Grow(dims, width, above, 2) if above else nn.Identity())
         self.norm = norm(widths[0])
-        self.head = zero(
-            Grow(dims, widths[0], channels, patch) if patch > 1 else conv(dims, widths[0], channels)
-        )
+        self.head = zero(Grow(dims, widths[0], channels, patch) if patch > 1 else conv(dims, widths[0], channels))
 
     def forward(self, features: Features, tokens: Tensor) -> Tensor:
         """tokens: (rows, length, width)."""
