@@ -26,7 +26,7 @@ from metavoxel.model import MetaVoxel, load
 from metavoxel.nets.autoencoder import Autoencoder
 from metavoxel.noise import Noise
 from metavoxel.processes import Discrete
-from metavoxel.schema import Categorical, Continuous, Image, Observed, Ordinal, Schema, State, Variable
+from metavoxel.schema import Categorical, Continuous, Image, Observed, Ordinal, Schema, State, Times, Variable
 from metavoxel.training import optimise, progress_bar
 
 VALIDATION_SEED = 9173
@@ -141,7 +141,7 @@ def fit(
         noise = Noise(config.seed, torch.arange(config.joint.batch, device=place) + k * config.joint.batch)
         rows = training[noise.integers(len(training)).cpu()]
         x0, observed = data.batch(rows, noise)
-        loss = joint_loss(module, schema, x0, observed, config.times.draw(schema, observed, noise), noise)
+        loss = joint_loss(module, schema, *_questions(schema, x0, observed, config, noise))
         return loss.total, {name: part.item() for name, part in loss.parts.items()}
 
     def validate(module: nn.Module) -> dict[str, float]:
@@ -156,6 +156,23 @@ def fit(
     model = MetaVoxel(schema, denoiser, codecs, config, summary)
     model.save(folder)
     return model
+
+
+def _questions(
+    schema: Schema, x0: State, observed: Observed, config: Config, noise: Noise
+) -> tuple[State, Observed, Times, Noise]:
+    """Several questions about each row: `config.questions` sets of levels for its scalars, one for its images."""
+    n = config.questions if schema.images and schema.scalars else 1
+    many = Noise(config.seed + 1, (noise.index[:, None] * n + torch.arange(n, device=noise.index.device)).flatten())
+    scans = {image.name for image in schema.images}
+
+    def repeat(part: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value if name in scans else value.repeat_interleave(n, 0) for name, value in part.items()}
+
+    everywhere = {name: known.repeat_interleave(n, 0) for name, known in observed.items()}
+    times = config.times.draw(schema, everywhere, many)
+    times |= {image.name: times[image.name][::n] for image in schema.images}
+    return repeat(x0), repeat(observed), times, many
 
 
 class _Source:

@@ -47,6 +47,8 @@ class Config:
     encoding: Optimiser = Field(default_factory=Optimiser)
     """Training of the autoencoder; not used with codec: identity."""
     joint: Optimiser = Field(default_factory=Optimiser)
+    questions: int = Field(default=4, ge=1)
+    """In training, sets of levels of the numbers and classes for each encoding of a scan: reading it is what costs."""
     augment: bool = True
     """Left-right flips, small rigid moves and intensity changes of the training images."""
     validation: float = Field(default=0.1, gt=0, lt=1)

@@ -45,7 +45,10 @@ class Marginal(nn.Module):
 
 
 class JointDenoiser(nn.Module):
-    """(State, Times) -> clean predictions for a fitted schema."""
+    """(State, Times) -> clean predictions for a fitted schema.
+
+    Scalars may come with several rows for each row of the images; images are then decoded from the first of them.
+    """
 
     def __init__(self, schema: Schema, settings: NetSettings, coverage: Coverage) -> None:
         super().__init__()
@@ -64,7 +67,8 @@ class JointDenoiser(nn.Module):
         tokens = self._attend(state, times, scan)
         raw = self.net.tokens.read(tokens)
         if scan is not None:
-            raw |= self._decode(scan, tokens, times)
+            rows = len(scan.features.embedding)
+            raw |= self._decode(scan, tokens.unflatten(0, (rows, -1))[:, 0], times)
         return self.clean(self.schema.variables, raw, state, times)
 
     def _decode(self, scan: Scan, tokens: Tensor, times: Times) -> State:

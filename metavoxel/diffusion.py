@@ -90,11 +90,13 @@ def joint_loss(
     """How far the clean predictions are off, each variable normalised by what the marginal alone achieves (Eq. 5).
 
     x0: (n, ...) in codec units, anything where missing; observed: (n,) bool; times: levels as drawn by `times`, 1 where
-    missing. Missing and known entries carry no loss.
+    missing. Missing and known entries carry no loss. Scalars may hold several rows for each row of the images (rows of
+    the images varying slowest): so many questions about one scan, for the price of one. noise: one draw a scalar's row.
     """
     taus = {v.name: v.clock.tau(times[v.name]) for v in schema}
     start = torch.zeros((), device=noise.index.device)
-    state = {v.name: v.process.forward(x0[v.name], start, taus[v.name], noise) for v in schema}
+    streams = {v.name: noise.every(len(noise) // len(x0[v.name])) for v in schema}
+    state = {v.name: v.process.forward(x0[v.name], start, taus[v.name], streams[v.name]) for v in schema}
     clean = denoiser(state, times)
     parts = {}
     for v in schema:

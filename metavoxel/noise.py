@@ -42,6 +42,12 @@ class Noise:
         entry = torch.arange(1, count + 1, device=key.device)
         return _mix(key[:, None] + entry * _GOLDEN)
 
+    def every(self, step: int) -> "Noise":
+        """A stream for the first of each `step` draws: numbers that a group of draws shares."""
+        shared = Noise(0, self.index[::step])
+        shared._key, shared._calls = self._key[::step], self._calls
+        return shared
+
     def uniform(self, *shape: int) -> Tensor:
         """(n, *shape) on the open interval (0, 1)."""
         bits = self._bits(math.prod(shape))

@@ -1,0 +1,35 @@
+# Both README commands set themselves up: the first run builds .venv, later runs reuse it.
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-slow lint bench clean
+
+$(READY): pyproject.toml constraints.txt
+	python3 -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(READY)
+	$(BIN)/metavoxel demo --out demo
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python bench/digits.py
+	$(BIN)/python bench/tabular.py
+	$(BIN)/python bench/phantom.py ours --model phantom -n 2000
+	$(BIN)/python bench/tiny.py
+	$(BIN)/python bench/real_brains.py
+	$(BIN)/python bench/table.py
+
+clean:
+	rm -rf $(VENV) demo

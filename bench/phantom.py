@@ -1,0 +1,108 @@
+"""The phantom, where the exact answer is known: a model's one-evaluation answers and its intervals beside the limit.
+
+    python bench/phantom.py ours --model phantom -n 2000             # the packaged model
+    python bench/phantom.py ours --model out/model -n 2000 --name tiny
+    python bench/phantom.py paper --cohort COHORT --config FILE      # trains the paper's way, asks the paper's way
+"""
+
+import argparse
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from common import record
+
+import metavoxel as mv
+from metavoxel.data import phantom
+from metavoxel.data.phantom import write_cohort
+from metavoxel.diffusion import Given, sample, tied
+from metavoxel.loading import load_images
+from metavoxel.solvers import DDIM
+from metavoxel.times import SharedTimes, even_plan
+
+TEST_SEED = 77_001
+"""Far from every training seed: these people are in no model's training."""
+
+
+def cohort(folder: Path, n: int, image: mv.Image) -> tuple[mv.Cohort, pd.DataFrame, pd.DataFrame]:
+    """Fresh people on the model's grid, their facts and their exact posteriors."""
+    write_cohort(folder, n, seed=TEST_SEED, shape=image.shape, spacing=image.spacing[0])  # type: ignore[arg-type]
+    rows = phantom.subjects(n, TEST_SEED)
+    return mv.read_cohort(folder), rows, phantom.posterior(rows)
+
+
+def judge(table: pd.DataFrame, rows: pd.DataFrame, exact: pd.DataFrame) -> dict[str, object]:
+    age, sex = rows["age"].to_numpy(), rows["sex"].to_numpy()
+    mae, limit = np.abs(table["age_mean"] - age).mean(), np.abs(exact["age_mean"] - age).mean()
+    figures: dict[str, object] = {
+        "age_mae": float(mae), "age_mae_exact": float(limit), "age_mae_ratio": float(mae / limit),
+        "age_mae_constant": float(np.abs(age - age.mean()).mean()),
+        "sex_accuracy": float((table["sex"] == sex).mean()), "sex_accuracy_exact": float((exact["sex"] == sex).mean()),
+        "age_sd": float(table["age_sd"].mean()), "age_sd_exact": float(exact["age_sd"].mean()),
+    }  # fmt: skip
+    if "age_q05" in table:
+        figures["age_90_interval_coverage"] = float(((table["age_q05"] <= age) & (age <= table["age_q95"])).mean())
+    return figures
+
+
+def ours(model: mv.MetaVoxel, n: int) -> dict[str, object]:
+    with tempfile.TemporaryDirectory() as scratch:
+        people, rows, exact = cohort(Path(scratch) / "c", n, model.schema.images[0])
+        start = time.perf_counter()
+        table = model.predict(people, ["age", "sex"])
+    seconds = time.perf_counter() - start
+    return judge(table, rows, exact) | {"evaluations": 1, "milliseconds_a_scan_with_64_draws": 1e3 * seconds / n}
+
+
+@torch.no_grad()
+def paper(model: mv.MetaVoxel, n: int, steps: int = 50, draws: int = 3) -> dict[str, object]:
+    """Replacement, `steps` steps, mean or majority of `draws` draws (paper, "Inference")."""
+    image = model.schema.images[0]
+    with tempfile.TemporaryDirectory() as scratch:
+        people, rows, exact = cohort(Path(scratch) / "c", n, image)
+        stack = load_images(people, image, Path(scratch))
+        ages, males = [], []
+        start = time.perf_counter()
+        for part in torch.arange(n).split(16):
+            given = {image.name: Given(model.codecs[image.name].encode(stack.rows(part)), level=tied)}
+            drawn = sample(model.denoiser, model.schema, given, ["age", "sex"], draws, even_plan(steps), DDIM,
+                           first_row=int(part[0]))  # fmt: skip
+            ages.append(model.schema.scalar("age").decode(drawn["age"]))
+            males.append(model.schema.scalar("sex").decode(drawn["sex"]) == "M")
+    seconds = time.perf_counter() - start
+    age, male = np.concatenate(ages), np.concatenate(males)
+    table = pd.DataFrame({
+        "age_mean": age.mean(1), "age_sd": age.std(1, ddof=1), "sex": np.where(male.mean(1) > 0.5, "M", "F"),
+    })  # fmt: skip
+    return judge(table, rows, exact) | {"evaluations": steps * draws, "milliseconds_a_scan": 1e3 * seconds / n}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=["ours", "paper"])
+    parser.add_argument("--model", default="phantom")
+    parser.add_argument("--cohort", type=Path)
+    parser.add_argument("--config", type=Path)
+    parser.add_argument("--cache", type=Path)
+    parser.add_argument("-n", type=int, default=1000)
+    parser.add_argument("--name", default="packaged")
+    options = parser.parse_args()
+    if options.what == "ours":
+        model = mv.load(options.model)
+        figures, trained = ours(model, options.n), model.summary["training_rows"]
+    else:
+        config = mv.read_config(options.config) if options.config else mv.preset("tiny")
+        with tempfile.TemporaryDirectory() as scratch:
+            shared = replace(config, times=SharedTimes())
+            model = mv.train(options.cohort, shared, Path(scratch) / "m", cache=options.cache)
+        figures, trained = paper(model, options.n), model.summary["training_rows"]
+    steps = model.config.joint.steps
+    record(f"phantom_{options.name}", f"{trained} training scans, {steps} steps; {options.n} fresh test scans", figures)
+
+
+if __name__ == "__main__":
+    main()
