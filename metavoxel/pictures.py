@@ -25,6 +25,8 @@ WOMEN, MEN = "#8e4a9e", "#1d8a7a"
 MOSAIC = 12
 """Draws that a mosaic shows at most."""
 GAP_MM = 6.0
+AGE_BIN = 3
+"""Years, in histograms of one person's age."""
 
 
 def save_mosaic(path: Path, images: np.ndarray, facts: pd.DataFrame, spacing: Sequence[float]) -> None:
@@ -51,13 +53,15 @@ def save_mosaic(path: Path, images: np.ndarray, facts: pd.DataFrame, spacing: Se
 
 
 def mosaic(
-    images: np.ndarray, captions: Sequence[str], spacing: Sequence[float], *, note: str = "", columns: int | None = None,
-    planes: str = "sca", window: tuple[float, float] | None = None, width: float | None = None,
+    images: np.ndarray, captions: Sequence[str], spacing: Sequence[float], *, note: str = "", planes: str = "sca",
+    columns: int | None = None, window: tuple[float, float] | None = None, width: float | None = None,
+    size: float = 11,
 ) -> bytes:  # fmt: skip
     """A PNG of images (n, *shape), one tile each.
 
     planes: which slices of a 3-D image, of s(agittal), c(oronal), a(xial). window: intensities that are black and
-    white; default: 0 and the brightest but 0.5 %. columns, width (inches): default by the number and shape of the tiles.
+    white; default: 0 and the brightest but 0.5 %. columns, width (inches): by the number and shape of the tiles.
+    size: of the captions, points.
     """
     tiles = [_tile(image, spacing, planes) for image in images]
     wide = max(tile[0] for tile in tiles)
@@ -67,9 +71,10 @@ def mosaic(
     width = width or min(11.0, 3.6 * columns)
     cell = width / columns
     lines = max((caption.count("\n") + 1 for caption in captions if caption), default=0)
-    text, below = 0.22 * lines + 0.08 * (lines > 0), 0.3 if note else 0.05
+    text, below = 0.02 * size * lines + 0.08 * (lines > 0), 0.3 if note else 0.05
     height = rows * (cell * high / wide + text) + below
-    low, top = window or (0.0, float(np.nanpercentile(images, 99.5)) or 1.0)
+    finite = images[np.isfinite(images)]
+    low, top = window or (0.0, float(np.percentile(finite, 99.5)) if finite.size else 1.0)
     figure = _canvas(width, height, constrained=False)
     figure.set_facecolor("white")
     for number, ((own_wide, own_high, slices), caption) in enumerate(zip(tiles, captions)):
@@ -81,7 +86,7 @@ def mosaic(
             ax.imshow(plane.T, cmap="gray", vmin=low, vmax=max(top, low + 1e-6), origin="lower",
                       extent=(left, left + w, 0, h), interpolation="bicubic")  # fmt: skip
         ax.set(xlim=(0, own_wide), ylim=(0, own_high), aspect="equal")
-        ax.set_title(caption, fontsize=11, pad=3, linespacing=1.25)
+        ax.set_title(caption, fontsize=size, pad=3, linespacing=1.25)
         for spine in ax.spines.values():
             spine.set_visible(False)
     if note:
@@ -110,7 +115,7 @@ def _tile(image: np.ndarray, spacing: Sequence[float], planes: str) -> tuple[flo
 def _caption(record: Mapping[object, object]) -> str:
     """A draw's facts in at most three lines."""
     scalars = {name: value for name, value in record.items() if name != "draw"}
-    parts = [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in scalars.items()]
+    parts = [f"{name} {f'{x:.4g}' if isinstance(x, float) else x}" for name, x in scalars.items()]
     lines = textwrap.wrap(", ".join(parts) or f"draw {record.get('draw', '')}".strip(), 42)
     return "\n".join([*lines[:2], lines[2] + " ..." if len(lines) > 3 else lines[2]] if len(lines) > 2 else lines)
 
@@ -127,7 +132,8 @@ def predicted_age(truth: np.ndarray, table: pd.DataFrame, title: str, colour: st
     ax.scatter(truth, table["age_mean"], s=13, color=colour, lw=0, zorder=3)
     pad = (limits[1] - limits[0]) * 0.06
     ax.set(xlim=(limits[0] - pad, limits[1] + pad), ylim=(limits[0] - 2 * pad, limits[1] + 2 * pad))
-    ax.text(0.03, 0.96, f"90 % intervals hold {inside.mean():.0%}", transform=ax.transAxes, va="top", fontsize=12)
+    held = f"90 % intervals hold {100 * inside.mean():.0f} %"
+    ax.text(0.03, 0.96, held, transform=ax.transAxes, va="top", fontsize=12)
     ax.text(0.97, 0.04, "red: true age outside", transform=ax.transAxes, ha="right", fontsize=11, color="#c0392b")
     return _png(figure)
 
@@ -145,7 +151,7 @@ def sex_against_exact(male: np.ndarray, model: np.ndarray, exact: np.ndarray) ->
 
 
 def reliability(bins: pd.DataFrame) -> bytes:
-    """bins: who (model or exact), said (mean probability), share (of men), low, high (90 % interval of the share), n."""
+    """bins: who (model or exact), said (mean probability), share (of men), low, high (90 % interval of the share)."""
     figure = _canvas(5.0, 4.8)
     ax = _axes(figure, "Said and seen", "said: probability of a man", "seen: share of men")
     ax.plot((0, 1), (0, 1), color=TRUTH, lw=1)
@@ -165,10 +171,10 @@ def age_and_sex(
     figure = _canvas(5.0, 4.0)
     ax = _axes(figure, "Ages and sexes drawn together", "age (years)", "share of draws per 5 years (%)")
     bins = np.arange(limits[0] - 15, limits[1] + 20, 5)
-    for who, colour, label in ((~male, WOMEN, f"F {1 - male.mean():.0%}"), (male, MEN, f"M {male.mean():.0%}")):
+    for who, colour, sex in ((~male, WOMEN, "F"), (male, MEN, "M")):
         share = np.histogram(age[who], bins)[0] / len(age) * 100
         ax.stairs(share, bins, color=colour, fill=True, alpha=0.25)
-        ax.stairs(share, bins, color=colour, lw=1.8, label=label)
+        ax.stairs(share, bins, color=colour, lw=1.8, label=f"{sex} {100 * who.mean():.0f} %")
     ax.stairs(density / 2 * 500, edges, color=EXACT, lw=2, label="exact, each sex")
     ax.set_ylim(0, ax.get_ylim()[1] * 1.35)
     ax.legend(frameon=False, fontsize=11.5, ncols=3, loc="upper center", handlelength=1.2, columnspacing=1.2)
@@ -183,7 +189,7 @@ def ventricles_by_age(
     Pairs of arrays (n,). band: age, low, high: where 90 % of the law lies.
     """
     figure = _canvas(5.0, 4.0)
-    ax = _axes(figure, "Ventricles grow with age", "age (years)", "ventricles (% of intracranial volume)")
+    ax = _axes(figure, "Ventricles against age", "age (years)", "ventricles (% of intracranial volume)")
     ax.fill_between(band["age"], band["low"], band["high"], color=EXACT, alpha=0.15, lw=0, label="law, 90 %")
     ax.scatter(*scans, s=9, color=TRUTH, alpha=0.6, lw=0, label="phantom scans")
     for (label, points), colour, marker in zip(generated.items(), (MODEL, WOMEN), "oD"):
@@ -200,19 +206,20 @@ def age_densities(
     """One question's draws of age (n,) as a histogram, and the exact density (per year) between `edges`."""
     figure = _canvas(5.0, 3.2)
     ax = _axes(figure, title, "age (years)", "% per year")
-    bins = np.arange(limits[0] - 15, limits[1] + 18, 3)
-    share = np.histogram(age, bins)[0] / len(age) / 3 * 100
+    bins = np.arange(limits[0] - 15, limits[1] + 18, AGE_BIN)
+    share = np.histogram(age, bins)[0] / len(age) / AGE_BIN * 100
     ax.stairs(share, bins, fill=True, color=MODEL, alpha=0.35, label="model's draws")
     ax.stairs(density * 100, edges, color=EXACT, lw=2.2, label="exact")
     ax.axvline(true_age, color=TRUTH, lw=1.4, ls="--", label="true age")
     ax.set(ylim=(0, top * 100), xlim=(limits[0] - 12, limits[1] + 12))
-    ax.legend(frameon=False, fontsize=11, ncols=3, loc="upper center", handlelength=1.2, columnspacing=1.0)
+    legend = ax.legend(fontsize=11, ncols=3, loc="upper center", handlelength=1.2, columnspacing=1.0)
+    legend.get_frame().set(linewidth=0, alpha=1)  # over the line of the true age
     return _png(figure)
 
 
 def seconds_per_answer(seconds: Mapping[str, float]) -> bytes:
     """Horizontal bars on a log scale."""
-    figure = _canvas(7.6, 0.52 * len(seconds) + 1.0)
+    figure = _canvas(7.0, 0.52 * len(seconds) + 1.0)
     ax = _axes(figure, "", "seconds per answer", "")
     values = list(seconds.values())
     ax.barh(range(len(values)), values, color=MODEL, height=0.6)
@@ -227,18 +234,20 @@ def seconds_per_answer(seconds: Mapping[str, float]) -> bytes:
 
 def duration(seconds: float) -> str:
     """12 ms, 1.2 s."""
-    return f"{seconds * 1000:.2g} ms" if seconds < 0.0995 else f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    if seconds < 0.0995:
+        return f"{seconds * 1000:.2g} ms"
+    return f"{seconds:.2g} s" if seconds < 9.95 else f"{seconds:.0f} s"
 
 
 def _canvas(width: float, height: float, constrained: bool = True) -> "Figure":
     from matplotlib.figure import Figure  # a second to import: only when there is something to draw
 
-    return Figure(figsize=(width, height), layout="constrained" if constrained else "none")
+    return Figure(figsize=(width, height), layout="constrained" if constrained else None)
 
 
 def _axes(figure: "Figure", title: str, x: str, y: str) -> "Axes":
     ax = figure.add_subplot()
-    ax.set_title(title, fontsize=14, loc="left", fontweight="semibold")
+    ax.set_title(title, fontsize=14, loc="left", fontweight="bold")
     ax.set_xlabel(x, fontsize=12.5)
     ax.set_ylabel(y, fontsize=12.5)
     ax.tick_params(labelsize=12, length=0)
