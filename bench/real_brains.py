@@ -36,7 +36,7 @@ def answers(train: Cohort, test: Cohort, voxels: tuple[np.ndarray, np.ndarray]) 
         table = mv.train(train, CONFIG, Path(folder) / "m").predict(test, ["age", "sex"])
     age, sex = train.column("age").to_numpy(), train.column("sex").to_numpy()
     ridge = make_pipeline(StandardScaler(), RidgeCV(np.logspace(2, 7, 11))).fit(voxels[0], age)
-    logistic = make_pipeline(StandardScaler(), LogisticRegressionCV(Cs=np.logspace(-6, 0, 7), l1_ratios=(0,), use_legacy_attributes=False, max_iter=500))
+    logistic = make_pipeline(StandardScaler(), LogisticRegressionCV(Cs=np.logspace(-6, 0, 7), max_iter=500))
     return table.assign(
         truth=test.column("age").to_numpy(), sex_truth=test.column("sex").to_numpy(), site=test.column("site").to_numpy(),
         ridge=ridge.predict(voxels[1]), logistic=logistic.fit(voxels[0], sex).predict(voxels[1]),

@@ -37,6 +37,12 @@ class Marginal(nn.Module):
         self.mean.copy_(mean)
         self.variance.copy_(variance.clamp_min(0.02 * float(variance.mean())))
 
+    def seen(self, x: Tensor, tau: Tensor) -> Tensor:
+        """The entries, and how far each is from its mean in units of its spread: (n, 2 channels, *grid). People differ
+        by a few per cent of an image's contrast; shown as deviations, that is what the network sees first."""
+        a = alpha(tau)
+        return torch.cat([x, (x - a * self.mean) / torch.sqrt(a**2 * self.variance + sigma(tau) ** 2)], 1)
+
     def clean(self, raw: Tensor, x: Tensor, tau: Tensor) -> Tensor:
         a, noise = alpha(tau), sigma(tau)
         total = a**2 * self.variance + noise**2
@@ -91,7 +97,13 @@ class JointDenoiser(nn.Module):
         return FrozenScan(self, self._encode(images, times))
 
     def _encode(self, state: State, times: Times) -> Scan | None:
-        return self.net.encode(state, times) if self.schema.images else None
+        if not self.schema.images:
+            return None
+        seen = {
+            image.name: self.marginals[image.name].seen(state[image.name], image.clock.tau(times[image.name]))  # type: ignore[operator]
+            for image in self.schema.images
+        }
+        return self.net.encode(seen, times)
 
     def _attend(self, state: State, times: Times, scan: Scan | None) -> Tensor:
         names = [v.name for v in self.schema.scalars]

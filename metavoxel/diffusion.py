@@ -117,6 +117,12 @@ def expect(denoiser: Denoiser, schema: Schema, given: Mapping[str, Given], want:
     return {name: clean[name] for name in want}
 
 
+def encode_once(denoiser: Denoiser, schema: Schema, given: Mapping[str, Given]) -> Denoiser:
+    """A denoiser of the scalars for which these scans are encoded already: `expect` and `sample` may then be asked any
+    number of times about the same `given`. Where the scans are not all known or absent, the denoiser as it is."""
+    return _Question(denoiser, schema, given, [v.name for v in schema.scalars if v.name not in given], 1, 0, 0).denoiser
+
+
 def sample(
     denoiser: Denoiser,
     schema: Schema,

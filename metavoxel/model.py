@@ -14,7 +14,7 @@ from metavoxel.config import Config, from_dict, to_dict
 from metavoxel.data.cohort import Cohort, read_cohort
 from metavoxel.data.prepare import Geometry
 from metavoxel.denoiser import JointDenoiser
-from metavoxel.diffusion import Given, expect, sample
+from metavoxel.diffusion import Given, encode_once, expect, sample
 from metavoxel.draws import QUANTILES, Draws, merge
 from metavoxel.errors import MetavoxelError
 from metavoxel.latents import ImageCodec, affine_of
@@ -212,12 +212,13 @@ class MetaVoxel:
         self, known: Mapping[str, Given], want: Sequence[str], draws: int, seed: int, first: int, rows: int
     ) -> pd.DataFrame:
         """One row a subject, in the columns that `predict` promises."""
-        clean = expect(self.denoiser, self.schema, known, want)
+        denoiser = encode_once(self.denoiser, self.schema, known)
+        clean = expect(denoiser, self.schema, known, want)
         numbers = [name for name in want if isinstance(self.schema[name], Continuous)]
         drawn: dict[str, np.ndarray] = {}
         if numbers and draws:
             plan = even_plan(SCALAR_STEPS)
-            state = sample(self.denoiser, self.schema, known, want, draws, plan, ANCESTRAL, seed, first_row=first)
+            state = sample(denoiser, self.schema, known, want, draws, plan, ANCESTRAL, seed, first_row=first)
             drawn = {name: self.schema[name].decode(state[name]) for name in numbers}  # type: ignore[union-attr]
         answer: dict[str, object] = {}
         for name in want:

@@ -126,7 +126,7 @@ def _tables_only(phantoms: Path, tmp_path: Path) -> Path:
 WRONG_SCANS = {
     "not a NIfTI": lambda path, good: path.write_bytes(b"hello" * 100),
     "truncated": lambda path, good: path.write_bytes(good.read_bytes()[:3000]),
-    "4-D": lambda path, good: nib.save(nib.Nifti1Image(np.random.rand(9, 9, 9, 3), np.eye(4)), path),
+    "4-D": lambda path, good: nib.save(nib.Nifti1Image(np.random.default_rng(0).random((9, 9, 9, 3)), np.eye(4)), path),
     "NaN": lambda path, good: nib.save(nib.Nifti1Image(np.full((9, 9, 9), np.nan, np.float32), np.eye(4)), path),
     "empty file": lambda path, good: path.write_bytes(b""),
     "empty gzip": lambda path, good: path.write_bytes(gzip.compress(b"")),

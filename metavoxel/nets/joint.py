@@ -9,6 +9,7 @@ from pydantic.dataclasses import dataclass as settings
 from torch import Tensor, nn
 
 from metavoxel.codecs import STRICT
+from metavoxel.errors import MetavoxelError
 from metavoxel.nets.blocks import LevelEmbedding, level_features
 from metavoxel.nets.tokens import Tokens, TokenSpec
 from metavoxel.nets.unet import Decoder, Encoder, Features
@@ -26,7 +27,11 @@ class NetSettings:
     token_width: int = 128
     token_depth: int = 3
     heads: int = 4
-    registers: int = 4
+    registers: int = Field(default=4, ge=1)
+
+    def __post_init__(self) -> None:
+        if self.token_width % self.heads:
+            raise MetavoxelError(f"token_width {self.token_width} must be a multiple of heads ({self.heads})")
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ class JointNet(nn.Module):
         s, trunk = settings, bool(images)
         embedding = 4 * s.widths[0]
         if trunk:
-            seen = sum(images.values()) + 2 * len(images)
+            seen = 2 * sum(images.values()) + 2 * len(images)
             shape = (s.widths, s.blocks, s.patch, embedding)
             self.levels = nn.ModuleList(LevelEmbedding(embedding) for _ in images)
             self.encoder = Encoder(dims, seen, *shape)
@@ -64,7 +69,7 @@ class JointNet(nn.Module):
         )  # fmt: skip
 
     def encode(self, images: dict[str, Tensor], times: dict[str, Tensor]) -> Scan:
-        """images (rows, channels, *grid), times (rows, 1, *grid) -> what tokens and decoder need of them."""
+        """images (rows, 2 channels, *grid): the entries and their deviations; times (rows, 1, *grid) -> Scan."""
         maps = []
         embedding = torch.zeros(())
         for level, name in zip(self.levels, self.images):

@@ -35,10 +35,10 @@ class TokenBlock(nn.Module):
         """x, level: (n, length, width); memory: keys and values from `scan.remember`, of n rows or a divisor of n."""
         parts = self.modulation(nn.functional.silu(level)).chunk(9, -1)
         normed = self._modulate(x, *parts[:2])
-        x = x + (1 + parts[2]) * self.own(normed, self.own.remember(normed))
+        x = x + parts[2] * self.own(normed, self.own.remember(normed))
         if self.scan is not None and memory is not None:
-            x = x + (1 + parts[5]) * self.scan(self._modulate(x, *parts[3:5]), memory)
-        return x + (1 + parts[8]) * self.mlp(self._modulate(x, *parts[6:8]))
+            x = x + parts[5] * self.scan(self._modulate(x, *parts[3:5]), memory)
+        return x + parts[8] * self.mlp(self._modulate(x, *parts[6:8]))
 
     def _modulate(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         return self.norm(x) * (1 + scale) + shift
@@ -69,7 +69,10 @@ class Tokens(nn.Module):
         self.summary = nn.Linear(memory, width) if memory else None
         self.blocks = nn.ModuleList(TokenBlock(width, memory, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
-        self.heads = nn.ModuleList(zero(nn.Linear(width, spec.levels or 1)) for spec in self.specs)
+        # not started at zero: with a bare zero head, numbers that show faintly in a scan were not learned for hours
+        self.heads = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, spec.levels or 1)) for spec in self.specs
+        )
 
     def remember(self, memory: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Keys and values of the scan for every block: (rows, length, memory width) each."""

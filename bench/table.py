@@ -1,0 +1,56 @@
+"""docs/benchmarks.md from the JSON in results/.
+
+    python bench/table.py
+"""
+
+import json
+from pathlib import Path
+
+HERE = Path(__file__).parent
+TITLES = {
+    "phantom_packaged": "Phantom: the packaged model",
+    "phantom_tiny": "Phantom: preset `tiny`, trained from scratch",
+    "phantom_paper_recipe": "Phantom: the paper's recipe (shared times, replacement, 3 x 50 steps), same scans and budget",
+    "demo": "Demo",
+    "digits": "scikit-learn's digits",
+    "tabular": "Tables only: breast cancer with gaps",
+    "real_brains": "Real brains",
+}
+BARS = {
+    ("phantom_packaged", "age_mae_ratio"): "at most 1.10",
+    ("phantom_packaged", "sex_accuracy"): "within .02 of exact",
+    ("phantom_packaged", "age_90_interval_coverage"): ".86 to .94",
+    ("phantom_tiny", "age_mae_ratio"): "at most 1.25",
+    ("phantom_tiny", "sex_accuracy"): "within .02 of exact",
+    ("digits", "label_from_image_accuracy"): "at least .96",
+    ("digits", "drawn_images_recognised"): "at least .95",
+    ("digits", "training_seconds"): "at most 180",
+    ("tabular", "auc_metavoxel"): "within .01 of the boosted trees",
+    ("demo", "seconds"): "at most 90",
+    ("demo", "train_seconds"): "at most 720",
+    ("demo", "peak_memory_mb"): "under 3000",
+}
+
+
+def section(name: str, title: str) -> list[str]:
+    path = HERE / "results" / f"{name}.json"
+    if not path.exists():
+        return []
+    content = json.loads(path.read_text())
+    lines = [f"## {title}", "", f"`{content['command']}`  ", f"{content['size']}. {content['machine']}.", ""]
+    lines += ["| figure | measured | bar |", "|---|---|---|"]
+    for key, value in content["figures"].items():
+        lines.append(f"| {key.replace('_', ' ')} | {value:.4g} | {BARS.get((name, key), '')} |")
+    return [*lines, ""]
+
+
+def main() -> None:
+    notes = (HERE / "notes.md").read_text().rstrip()
+    lines = ["# Benchmarks", "", notes, ""]
+    for name, title in TITLES.items():
+        lines += section(name, title)
+    (HERE.parent / "docs" / "benchmarks.md").write_text("\n".join(lines).rstrip() + "\n")
+
+
+if __name__ == "__main__":
+    main()
