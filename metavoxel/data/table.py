@@ -254,10 +254,9 @@ def _describe(column: pd.Series, name: str, entry: Mapping[str, Any]) -> ColumnG
     listed = entry.get("Levels")
     if isinstance(listed, (dict, list)) and listed:
         known = [str(level) for level in listed]
-        extra = [level for level in _distinct(words) if level.casefold() not in {k.casefold() for k in known}]
         used = {word.casefold() for word in words}
-        found = tuple(level for level in known if level.casefold() in used) + tuple(extra)
-        return guess("categorical", "the sidecar lists levels" + (f", not {', '.join(extra)}" if extra else ""), found)
+        found = tuple(level for level in known if level.casefold() in used)
+        return guess("categorical", "the sidecar lists levels", found or tuple(known))
     if not words:
         return guess("text", "every cell is missing")
     distinct = _distinct(words)
