@@ -12,6 +12,7 @@ TITLES = {
     "phantom_tiny": "Phantom: preset `tiny`, trained from scratch",
     "phantom_paper_recipe": "Phantom: the paper's recipe (shared times, replacement, 3 x 50 steps), same scans and budget",
     "demo": "Demo",
+    "demo_train": "Demo that trains `tiny` first",
     "digits": "scikit-learn's digits",
     "tabular": "Tables only: breast cancer with gaps",
     "real_brains": "Real brains",
@@ -27,7 +28,7 @@ BARS = {
     ("digits", "training_seconds"): "at most 180",
     ("tabular", "auc_metavoxel"): "within .01 of the boosted trees",
     ("demo", "seconds"): "at most 90",
-    ("demo", "train_seconds"): "at most 720",
+    ("demo_train", "seconds"): "at most 720",
     ("demo", "peak_memory_mb"): "under 3000",
 }
 

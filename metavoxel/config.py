@@ -69,7 +69,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "shape": (32, 40, 32),
         "spacing": 5.0,
         "net": {"widths": (16, 48, 96), "patch": 2, "token_width": 96},
-        "joint": {"steps": 600, "batch": 48, "rate": 2e-3},
+        "joint": {"steps": 450, "batch": 48, "rate": 1.5e-3, "validate_every": 50},
     },
     "small": {
         "shape": (64, 80, 64),
