@@ -20,7 +20,7 @@ CONFIG = mv.preset(
     "tiny",
     augment=False,
     net={"widths": (48, 96), "patch": 1, "token_width": 64},
-    joint={"steps": 1000, "batch": 128, "rate": 2e-3, "average": 0.99, "validate_every": 100},
+    joint={"steps": 700, "batch": 128, "rate": 2e-3, "average": 0.99, "validate_every": 100},
 )
 DRAWS = 40
 
