@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import metavoxel as mv
-from metavoxel.augment import augment
+from metavoxel.augment import _rigid, augment
 from metavoxel.checkpoint import read_tensors, write_tensors
 from metavoxel.config import Optimiser
 from metavoxel.noise import Noise
@@ -95,18 +96,32 @@ def test_truncated_checkpoint_is_named(tmp_path: Path) -> None:
         read_tensors(path)
 
 
-def test_augment_keeps_size_and_angles() -> None:
-    """A ball stays a ball of the same volume on a grid that is not a cube; no mirror image is upside down."""
-    axes = torch.meshgrid(*[torch.arange(size) - (size - 1) / 2 for size in (24, 32, 20)], indexing="ij")
-    ball = (sum(axis**2 for axis in axes) < 36).float()
-    ball[:, :, 10:] *= 0.5  # the top half is darker
-    many = augment(ball[None, None].repeat(64, 1, 1, 1, 1), Noise(0, torch.arange(64)))[:, 0]
-    volume = (many > 0.2).float().sum((1, 2, 3))
-    assert (volume / (ball > 0.2).sum() - 1).abs().max() < 0.08
-    lower, upper = many[:, :, :, :8].sum((1, 2, 3)), many[:, :, :, 12:].sum((1, 2, 3))
-    assert (lower > upper).all()
-    again = augment(ball[None, None].repeat(64, 1, 1, 1, 1), Noise(0, torch.arange(64)))[:, 0]
-    assert torch.equal(many, again)
+def test_augment_moves_are_rigid_on_a_grid_that_is_not_a_cube() -> None:
+    """A smooth, elongated blob keeps its mass and the lengths of its three axes, wherever it is turned and moved to."""
+    shape = (24, 32, 20)
+    points = torch.stack(torch.meshgrid(*[torch.arange(n) - (n - 1) / 2 for n in shape], indexing="ij"), -1)
+    blob = torch.exp(-(points**2 / torch.tensor([4.0, 16.0, 8.0])).sum(-1) / 2)
+    grid = _rigid(64, 3, torch.Size((64, 1, *shape)), Noise(0, torch.arange(64)))
+    moved = F.grid_sample(blob.expand(64, 1, *shape), grid, align_corners=False, padding_mode="zeros")[:, 0]
+
+    def axes(image: torch.Tensor) -> torch.Tensor:
+        weight = image.flatten() / image.sum()
+        offset = points.reshape(-1, 3) - weight @ points.reshape(-1, 3)
+        return torch.linalg.eigvalsh((weight[:, None] * offset).T @ offset)
+
+    assert (moved.sum((1, 2, 3)) / blob.sum() - 1).abs().max() < 0.02
+    lengths = torch.stack([axes(image) for image in moved])
+    assert (lengths / axes(blob) - 1).abs().max() < 0.10  # linear interpolation widens a little; a shear or scale does more
+    assert (moved - blob).abs().amax((1, 2, 3)).min() > 0.01
+
+
+def test_augment_keeps_up_up_and_repeats() -> None:
+    brain = torch.zeros(24, 32, 20)
+    brain[6:18, 8:24, 4:10], brain[6:18, 8:24, 10:16] = 1.0, 0.5  # the top half is darker
+    first, again = (augment(brain.expand(64, 1, 24, 32, 20), Noise(0, torch.arange(64)))[:, 0] for _ in range(2))
+    assert (first[..., :8].sum((1, 2, 3)) > first[..., 12:].sum((1, 2, 3))).all()
+    assert (first[:, :, :, 0] == 0).all()
+    assert torch.equal(first, again)
 
 
 def _table(n: int = 300) -> pd.DataFrame:
