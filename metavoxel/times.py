@@ -47,7 +47,7 @@ class MixtureTimes:
     image_given: float = Field(default=0.85, ge=0, le=1)
     """Share of the images not asked for that are known..."""
     scalar_given: float = Field(default=0.4, ge=0, le=1)
-    """...and of the numbers and classes."""
+    """...and of the numbers and classes, in rows that ask for another; rows that ask for an image use `image_given`."""
     nearly: float = Field(default=0.3, ge=0, le=1)
     """Share of the known that are shown at a level below 0.15: the clean corner alone overfits first."""
     tied: float = Field(default=0.15, ge=0, le=1)
@@ -62,11 +62,14 @@ class MixtureTimes:
         n = len(noise)
         shared, is_tied = noise.uniform(), noise.uniform() < self.tied
         asked = self._asked(schema, noise)
+        images = torch.tensor([isinstance(v, Image) for v in schema], device=asked.device)
+        asks_image = images[asked]
         times = {}
         for position, variable in enumerate(schema):
             is_image = isinstance(variable, Image)
             kind, spread = noise.uniform(), noise.uniform()
-            given = self.image_given if is_image else self.scalar_given
+            # who asks for an image mostly has the facts; who asks for a fact has some of the others
+            given = torch.where(asks_image | is_image, self.image_given, self.scalar_given)
             known = torch.where(noise.uniform() < self.nearly, 0.15 * spread, 0.0)
             unknown = torch.where(noise.uniform() < 0.6, 1.0, spread)
             level = torch.where(kind < given, known, unknown)
