@@ -27,7 +27,8 @@ bench: $(READY)
 	$(BIN)/python bench/digits.py
 	$(BIN)/python bench/tabular.py
 	$(BIN)/python bench/phantom.py ours --model phantom -n 2000
-	$(BIN)/python bench/tiny.py
+	$(BIN)/python bench/demo.py
+	$(BIN)/python bench/tiny.py --paper
 	$(BIN)/python bench/real_brains.py
 	$(BIN)/python bench/table.py
 

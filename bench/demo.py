@@ -1,6 +1,6 @@
-"""Seconds and memory of `metavoxel demo` and `metavoxel demo --train`, whole processes.
+"""Seconds and memory of `metavoxel demo`, the whole process.
 
-    python bench/demo.py [--train]
+    python bench/demo.py
 """
 
 import resource
@@ -13,15 +13,17 @@ from pathlib import Path
 from common import record
 
 
+def run_demo(out: Path, *options: str) -> dict[str, object]:
+    """Runs the command in a process of its own; its figures."""
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "metavoxel.cli", "demo", "--out", str(out), *options], check=True)
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "peak_memory_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024}
+
+
 def main() -> None:
-    train = "--train" in sys.argv
     with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
-        command = [sys.executable, "-m", "metavoxel.cli", "demo", "--out", str(Path(folder) / "demo")]
-        subprocess.run(command + ["--train"] * train, check=True)
-        seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    record("demo_train" if train else "demo", "200 fresh subjects", {"seconds": seconds, "peak_memory_mb": peak})
+        record("demo", "200 fresh subjects", run_demo(Path(folder) / "demo"))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""`tiny` from scratch, as `metavoxel demo --train` trains it, beside the paper's recipe on the same scans and budget.
+"""`metavoxel demo --train`: its seconds and memory, how good the `tiny` model that it trains is, and beside it the paper's
+recipe (shared times, replacement, 50 steps, 3 draws) trained on the same scans for as many steps.
 
-    python bench/tiny.py [TRAINING SUBJECTS, default 3000]
+    python bench/tiny.py [--paper]      # --paper: the paper's recipe too
 """
 
 import subprocess
@@ -8,21 +9,25 @@ import sys
 import tempfile
 from pathlib import Path
 
-PYTHON, HERE = sys.executable, Path(__file__).parent
+from common import record
+from demo import run_demo
+
+from metavoxel.data.phantom import write_cohort
+from metavoxel.demo import TRAINING_PEOPLE, TRAINING_SUBJECTS
+
+JUDGE = [sys.executable, str(Path(__file__).with_name("phantom.py"))]
 
 
 def main() -> None:
-    n = sys.argv[1] if len(sys.argv) > 1 else "3000"
-    with tempfile.TemporaryDirectory() as folder:
-        cohort, model, cache = (str(Path(folder) / name) for name in ("cohort", "model", "cache"))
-        for command in (
-            [PYTHON, "-m", "metavoxel.cli", "phantom", cohort, "-n", n, "--seed", "1"],
-            [PYTHON, "-m", "metavoxel.cli", "train", cohort, "-o", model, "--cache", cache],
-            [PYTHON, str(HERE / "phantom.py"), "ours", "--model", model, "-n", "1000", "--name", "tiny"],
-            [PYTHON, str(HERE / "phantom.py"), "paper", "--cohort", cohort, "--cache", cache, "-n", "500",
-             "--name", "paper_recipe"],
-        ):
-            subprocess.run(command, check=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        size = f"{TRAINING_SUBJECTS} training scans, 200 fresh subjects"
+        record("demo_train", size, run_demo(folder / "demo", "--train"))
+        model = str(folder / "demo" / "model")
+        subprocess.run([*JUDGE, "ours", "--model", model, "-n", "1000", "--name", "tiny"], check=True)
+        if "--paper" in sys.argv:
+            cohort = write_cohort(folder / "cohort", TRAINING_SUBJECTS, seed=TRAINING_PEOPLE)
+            subprocess.run([*JUDGE, "paper", "--cohort", str(cohort), "-n", "200", "--name", "paper_recipe"], check=True)
 
 
 if __name__ == "__main__":

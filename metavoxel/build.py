@@ -4,6 +4,7 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,8 +50,8 @@ def train(
 ) -> MetaVoxel:
     """Trains on a cohort and saves the model in the folder `out`.
 
-    resume: go on from what a stopped run left in `out`. init: start from that model's weights and scalings. cache: where
-    scans on the model's grid are kept between runs (default: within `out`, for as long as training takes).
+    resume: go on from what a stopped run left in `out`. init: a model to start from: its variables, network, weights and
+    scalings. cache: where scans on the model's grid are kept between runs (default: in `out`, while training).
     """
     cohort = cohort if isinstance(cohort, Cohort) else read_cohort(cohort)
     config = preset if isinstance(preset, Config) else preset_config(preset)
@@ -103,9 +104,11 @@ def fit(
 ) -> MetaVoxel:
     """Trains on arrays: images name -> (rows, *shape), all NaN where missing; table with as many rows.
 
-    people: (rows,) who each row is, so that nobody is in both training and validation; default: all different.
+    start: a model whose variables, scalings, networks and weights to start from. people: (rows,) who each row is, so that nobody is in both training and validation; default: all different.
     """
     torch.manual_seed(config.seed)
+    if start:  # weights fit their own network only
+        config = replace(config, net=start.config.net, autoencoder=start.config.autoencoder)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     stacks = {name: x if isinstance(x, ImageStack) else ImageStack.from_array(x) for name, x in images.items()}
     people = np.arange(len(table)) if people is None else people
@@ -148,7 +151,9 @@ def fit(
         assert isinstance(module, JointDenoiser)
         return _validation(module, data, validation, config)
 
-    figures = optimise(denoiser, step, validate, config.joint, folder / "training", "joint", resume=resume, quiet=quiet)
+    trunk = denoiser.net.trunk_matrices()
+    figures = optimise(denoiser, step, validate, config.joint, folder / "training", "joint", trunk, resume=resume,
+                       quiet=quiet)  # fmt: skip
     summary = {
         "rows": len(table), "people": len(set(people)), "training_rows": len(training),
         "validation_rows": len(validation), "validation": figures, "columns": _describe(schema, table, stacks),

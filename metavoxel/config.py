@@ -23,6 +23,8 @@ class Optimiser:
     steps: int = Field(default=1000, ge=1)
     batch: int = Field(default=32, ge=1)
     rate: float = Field(default=1e-3, gt=0)
+    matrix_rate: float = Field(default=0.0, ge=0)
+    """Above 0: the joint network's trunk is trained by Muon, at this rate; the rest by AdamW."""
     warmup: int = 50
     weight_decay: float = 0.01
     average: float = 0.995
@@ -50,7 +52,7 @@ class Config:
     questions: int = Field(default=4, ge=1)
     """In training, sets of levels of the numbers and classes for each encoding of a scan: reading it is what costs."""
     augment: bool = True
-    """Left-right flips, small rigid moves and intensity changes of the training images."""
+    """Left-right flips, moves by whole voxels and gains of the training images."""
     validation: float = Field(default=0.1, gt=0, lt=1)
     """Share of participants held out to choose the checkpoint."""
     seed: int = 0
@@ -69,7 +71,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "shape": (32, 40, 32),
         "spacing": 5.0,
         "net": {"widths": (16, 48, 96), "patch": 2, "token_width": 96},
-        "joint": {"steps": 450, "batch": 48, "rate": 1.5e-3, "validate_every": 50},
+        "joint": {"steps": 450, "batch": 48, "rate": 1.5e-3, "matrix_rate": 0.01, "validate_every": 50},
     },
     "small": {
         "shape": (64, 80, 64),
@@ -78,7 +80,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "autoencoder": {"channels": (16, 32, 64), "latent_channels": 8},
         "net": {"widths": (96, 192, 256), "patch": 1, "blocks": 2, "token_width": 192},
         "encoding": {"steps": 10_000, "batch": 8, "rate": 5e-4, "validate_every": 500},
-        "joint": {"steps": 40_000, "batch": 64, "rate": 5e-4, "average": 0.999,
+        "joint": {"steps": 40_000, "batch": 64, "rate": 5e-4, "matrix_rate": 0.01, "average": 0.999,
                   "validate_every": 1000},
     },
     "paper": {

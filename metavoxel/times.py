@@ -42,7 +42,7 @@ class MixtureTimes:
     Uniform levels alone starve the corners where questions are asked ("given the scan"), hence the point masses.
     """
 
-    read: float = Field(default=0.75, ge=0, le=1)
+    read: float = Field(default=0.6, ge=0, le=1)
     """Share of rows that ask for a number or a class; the rest ask for an image. (Where a schema has both.)"""
     image_given: float = Field(default=0.85, ge=0, le=1)
     """Share of the images not asked for that are known..."""

@@ -6,7 +6,7 @@ All randomness of step k comes from (seed, k), so a run that was stopped and res
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from metavoxel.checkpoint import load_weights, read_tensors, write_tensors
 from metavoxel.config import Optimiser
 from metavoxel.errors import MetavoxelError
+from metavoxel.muon import Muon
 
 LOG_EVERY = 20
 
@@ -35,16 +36,19 @@ def optimise(
     settings: Optimiser,
     folder: Path,
     stage: str,
+    matrices: Sequence[nn.Parameter] = (),
     *,
     resume: bool = False,
     quiet: bool = False,
 ) -> dict[str, float]:
     """Trains `module` in place and leaves it with the best averaged weights; returns their validation figures.
 
+    matrices: those of its weights that Muon may train, if the settings have a rate for them; the rest is AdamW's.
+
     Writes folder/metrics.jsonl (one line each LOG_EVERY steps and validation) and, at every validation,
     folder/STAGE.safetensors, from which `resume` goes on.
     """
-    run = _Run(module, settings, folder, stage)
+    run = _Run(module, settings, folder, stage, matrices)
     if resume:
         run.load()
     device = next(module.parameters()).device.type
@@ -73,11 +77,11 @@ def optimise(
 class _Run:
     """What changes during training: weights, their average, the optimiser, the best so far."""
 
-    def __init__(self, module: nn.Module, settings: Optimiser, folder: Path, stage: str) -> None:
+    def __init__(
+        self, module: nn.Module, settings: Optimiser, folder: Path, stage: str, matrices: Sequence[nn.Parameter]
+    ) -> None:
         self.module, self.settings, self.folder, self.stage = module, settings, folder, stage
-        self.optimiser = torch.optim.AdamW(
-            module.parameters(), lr=settings.rate, weight_decay=settings.weight_decay, betas=(0.9, 0.99)
-        )
+        self.optimisers = _optimisers(module, settings, matrices)
         self.step = 0
         self.average = self._weights()
         self.best, self.best_figures = self._weights(), {"loss": math.inf}
@@ -92,12 +96,14 @@ class _Run:
                 f"training of the {self.stage} met a loss that is not a number at step {self.step}; lower its rate "
                 f"(now {s.rate:g}) or use precision: float32, then --resume"
             )
-        self.optimiser.zero_grad(set_to_none=True)
+        self.module.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.module.parameters(), s.clip)
-        for group in self.optimiser.param_groups:
-            group["lr"] = s.rate * min(1, (self.step + 1) / max(1, s.warmup)) * _cosine(self.step / s.steps)
-        self.optimiser.step()
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                pace = min(1, (self.step + 1) / max(1, s.warmup)) * _cosine(self.step / s.steps)
+                group["lr"] = optimiser.defaults["lr"] * pace
+            optimiser.step()
         self.step += 1
         decay = min(s.average, self.step / (self.step + 10))  # early weights are forgotten quickly
         for name, tensor in self.module.state_dict().items():
@@ -132,8 +138,9 @@ class _Run:
         tensors = {f"weights/{name}": tensor for name, tensor in self.module.state_dict().items()}
         tensors |= {f"average/{name}": tensor for name, tensor in self.average.items()}
         tensors |= {f"best/{name}": tensor for name, tensor in self.best.items()}
-        for index, state in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser/{index}/{name}": torch.as_tensor(value) for name, value in state.items()}
+        for which, optimiser in enumerate(self.optimisers):
+            for index, state in optimiser.state_dict()["state"].items():
+                tensors |= {f"optimiser{which}/{index}/{name}": torch.as_tensor(x) for name, x in state.items()}
         settings = json.loads(json.dumps(asdict(self.settings)))
         write_tensors(self.path, tensors, {"step": self.step, "best": self.best_figures, "settings": settings})
 
@@ -147,11 +154,12 @@ class _Run:
         load_weights(self.module, _part(tensors, "weights"), self.path)
         self.average, self.best = _part(tensors, "average"), _part(tensors, "best")
         self.step, self.best_figures = saved["step"], saved["best"]
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in _part(tensors, "optimiser").items():
-            index, name = key.split("/")
-            state.setdefault(int(index), {})[name] = tensor
-        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": state})
+        for which, optimiser in enumerate(self.optimisers):
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, tensor in _part(tensors, f"optimiser{which}").items():
+                index, name = key.split("/")
+                state.setdefault(int(index), {})[name] = tensor
+            optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
         self._forget_figures_after(self.step)
 
     def _forget_figures_after(self, step: int) -> None:
@@ -161,6 +169,16 @@ class _Run:
         )
         kept = [line for line in lines if line["stage"] != self.stage or line["step"] <= step]
         path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+
+
+def _optimisers(
+    module: nn.Module, settings: Optimiser, matrices: Sequence[nn.Parameter]
+) -> list[torch.optim.Optimizer]:
+    own = list(matrices) if settings.matrix_rate else []
+    chosen = {id(weight) for weight in own}
+    rest = [weight for weight in module.parameters() if id(weight) not in chosen]
+    adam = torch.optim.AdamW(rest, lr=settings.rate, weight_decay=settings.weight_decay, betas=(0.9, 0.99))
+    return [adam, Muon(own, settings.matrix_rate, settings.weight_decay)] if own else [adam]
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -88,7 +88,8 @@ def conform(volume: Volume, grid: Grid, centre: np.ndarray | None = None) -> Con
     The offset is the median of the background, the slope takes the 99.5th percentile of the foreground to 1; brighter
     voxels stay above 1. Parts of the grid outside of the scan are 0. Parts of the scan outside of the grid are lost.
     The centre is that of the foreground's top 130 mm: within 2 mm of the brain's own where the scan is skull-stripped;
-    in a whole head it lies some 9 mm in front of the brain's. Sequences of one session that are aligned in the world
+    in a whole head it lies some 9 mm in front of the brain's. Along axes where the scan has the grid's own spacing it is
+    moved by whole voxels: interpolation would blur it, and blur looks like atrophy. Sequences of one session that are aligned in the world
     are given the `centre` (3,), world mm, of the first, so that they stay aligned.
     """
     array, affine = _to_ras(volume.array, volume.affine)
@@ -97,9 +98,10 @@ def conform(volume: Volume, grid: Grid, centre: np.ndarray | None = None) -> Con
     middle = found if centre is None else np.linalg.solve(affine[:3, :3], centre - affine[:3, 3])
     slope = 1.0 / (bright - offset)
     step = np.asarray(grid.spacing) / spacing
+    corner = middle - step * (np.asarray(grid.shape) - 1) / 2
     to_scan = np.eye(4)
     to_scan[:3, :3] = np.diag(step)
-    to_scan[:3, 3] = middle - step * (np.asarray(grid.shape) - 1) / 2
+    to_scan[:3, 3] = np.where(np.isclose(step, 1, atol=1e-4), np.round(corner), corner)
     geometry = Geometry(grid.shape, affine @ to_scan, volume.shape, volume.affine, offset, slope)
     return Conformed(_resample(array - np.float32(offset), to_scan, grid.shape) * np.float32(slope), geometry)
 

@@ -68,6 +68,18 @@ class JointNet(nn.Module):
             memory=s.widths[-1] if trunk else None, embedding=embedding if trunk else None,
         )  # fmt: skip
 
+    def trunk_matrices(self) -> list[nn.Parameter]:
+        """The weights that carry the images' features, for `muon`: convolutions and linear layers of encoder and decoder.
+
+        What carries levels and tokens into the trunk is left out: trained so, it made long runs diverge.
+        """
+        if not self.images:
+            return []
+        layers = [*self.encoder.named_modules(), *self.decoder.named_modules()]
+        kinds = (nn.Linear, nn.Conv2d, nn.Conv3d)
+        told = ("film", "pooled", "position")
+        return [x.weight for name, x in layers if isinstance(x, kinds) and name.rsplit(".")[-1] not in told]
+
     def encode(self, images: dict[str, Tensor], times: dict[str, Tensor]) -> Scan:
         """images (rows, 2 channels, *grid): the entries and their deviations; times (rows, 1, *grid) -> Scan."""
         maps = []
