@@ -104,7 +104,8 @@ def fit(
 ) -> MetaVoxel:
     """Trains on arrays: images name -> (rows, *shape), all NaN where missing; table with as many rows.
 
-    start: a model whose variables, scalings, networks and weights to start from. people: (rows,) who each row is, so that nobody is in both training and validation; default: all different.
+    start: a model whose variables, scalings, networks and weights to start from.
+    people: (rows,) who each row is, so that nobody is in both training and validation; default: all different.
     """
     torch.manual_seed(config.seed)
     if start:  # weights fit their own network only

@@ -80,7 +80,7 @@ def train(
     out: Annotated[Path, typer.Option("-o", "--out", help="New model folder.")],
     preset: Annotated[str, typer.Option(help="tiny, small or paper.")] = "tiny",
     config: Annotated[Path | None, typer.Option(help="YAML laid over the preset.")] = None,
-    init: Annotated[str | None, typer.Option(help="Start from this model: its variables, network, weights and scalings.")] = None,
+    init: Annotated[str | None, typer.Option(help="Model to start from: variables, network, weights, scalings.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped training in the same folder.")] = False,
     variables: Annotated[str | None, typer.Option(help="Scans and columns to use, e.g. T1w,age,sex=gender.")] = None,
     pattern: Annotated[

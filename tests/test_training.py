@@ -100,7 +100,7 @@ def test_truncated_checkpoint_is_named(tmp_path: Path) -> None:
 
 
 def test_augment_moves_whole_voxels_and_only_scales_intensities() -> None:
-    """Every changed brain is a flip, a shift and a gain of the first: sorted intensities are the same up to one factor."""
+    """Every changed brain is a flip, a shift and a gain of the first: sorted, intensities differ by a factor."""
     torch.manual_seed(0)
     brain = torch.zeros(40, 48, 36)
     brain[8:30, 10:40, 6:30] = torch.rand(22, 30, 24)
@@ -127,14 +127,14 @@ def test_orthogonal_evens_out_the_singular_values() -> None:
     for shape in ((40, 12), (12, 40), (16, 16)):
         u, _, v = torch.linalg.svd(torch.randn(*shape), full_matrices=False)
         values = torch.linalg.svdvals(orthogonal(u @ torch.diag(torch.logspace(0, -1, len(v))) @ v))
-        assert 0.6 < values.min() and values.max() < 1.3
+        assert values.min() > 0.6 and values.max() < 1.3
         exact = u @ v
         close = torch.nn.functional.cosine_similarity(orthogonal(exact).flatten(), exact.flatten(), dim=0)
         assert close > 0.99
 
 
 def test_muon_learns_faint_directions_before_adam(tmp_path: Path) -> None:
-    """Most directions are faint, as between scans of people, and each has its share in the answer. Rates: the best of each."""
+    """Most directions are faint, as between scans of people, each as telling. Rates: the best of each."""
     torch.manual_seed(0)
     mixing = torch.linalg.qr(torch.randn(16, 16)).Q
     scale = torch.logspace(0, -1.5, 16)

@@ -89,8 +89,8 @@ def conform(volume: Volume, grid: Grid, centre: np.ndarray | None = None) -> Con
     voxels stay above 1. Parts of the grid outside of the scan are 0. Parts of the scan outside of the grid are lost.
     The centre is that of the foreground's top 130 mm: within 2 mm of the brain's own where the scan is skull-stripped;
     in a whole head it lies some 9 mm in front of the brain's. Along axes where the scan has the grid's own spacing it is
-    moved by whole voxels: interpolation would blur it, and blur looks like atrophy. Sequences of one session that are aligned in the world
-    are given the `centre` (3,), world mm, of the first, so that they stay aligned.
+    moved by whole voxels: interpolation would blur it, and blur looks like atrophy. Sequences of one session that are
+    aligned in the world are given the `centre` (3,), world mm, of the first, so that they stay aligned.
     """
     array, affine = _to_ras(volume.array, volume.affine)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
