@@ -1,7 +1,6 @@
 """The trained model as a person uses it: load, save, sample, predict. Only here do files meet tensors."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,21 +14,20 @@ from metavoxel.data.cohort import Cohort, read_cohort
 from metavoxel.data.prepare import Geometry
 from metavoxel.denoiser import JointDenoiser
 from metavoxel.diffusion import Given, encode_once, expect, sample
-from metavoxel.draws import QUANTILES, Draws, merge
+from metavoxel.draws import QUANTILES, Draws
 from metavoxel.errors import MetavoxelError
-from metavoxel.latents import ImageCodec, affine_of
+from metavoxel.latents import ImageCodec
 from metavoxel.loading import Progress, load_scan
 from metavoxel.nets.autoencoder import Autoencoder
-from metavoxel.schema import Categorical, Continuous, Image, Schema, State
-from metavoxel.solvers import ANCESTRAL, DPM2M
+from metavoxel.posterior import SCALAR_STEPS, Posterior, encode_facts
+from metavoxel.schema import Categorical, Continuous, Image, Schema
+from metavoxel.solvers import ANCESTRAL
 from metavoxel.times import even_plan
 from metavoxel.version import __version__
 
 FORMAT = 1
-SCALAR_STEPS = 25
-IMAGE_STEPS = 50
 BATCH = 16
-"""Scans or generated images in memory at a time."""
+"""Scans in memory at a time."""
 PACKAGED = Path(__file__).parent / "packaged"
 
 
@@ -51,7 +49,6 @@ class MetaVoxel:
     def device(self) -> torch.device:
         return self.denoiser.device
 
-    @torch.no_grad()
     def sample(
         self,
         given: Mapping[str, object] | None = None,
@@ -61,40 +58,28 @@ class MetaVoxel:
         steps: int | None = None,
         progress: Progress = lambda done, total: None,
     ) -> Draws:
-        """n joint draws of `want` (default: all that is not given) for one subject.
+        """n joint draws of `want` (default: all that is not given) for one subject: see `posterior`.
 
-        given: numbers in their unit, level names, scans as paths or as arrays on the model's grid (*shape). What is
-        neither given nor wanted is ignored: averaged over. A draw depends on seed and its index, not on n.
+        What is neither given nor wanted is ignored: averaged over. A draw depends on seed and its index, not on n.
         """
-        given = given or {}
-        want = self._wanted(want, given)
-        if n < 1:
-            raise MetavoxelError(f"n must be at least 1, got {n}")
+        return self.posterior(given).sample(want, n, seed, steps, progress)
+
+    @torch.no_grad()
+    def posterior(self, given: Mapping[str, object] | None = None) -> Posterior:
+        """p(anything | given) of one subject, to be asked as often as you like: its scans are encoded once.
+
+        given: numbers in their unit, level names, scans as paths or as arrays on the model's grid (*shape).
+        """
         known: dict[str, Given] = {}
         geometry: Geometry | None = None
-        for name, value in given.items():
+        for name, value in (given or {}).items():
             variable = self.schema[name]
             if isinstance(variable, Image):
                 entries, place = self._image(variable, value)
                 known[name], geometry = Given(entries), geometry or place
             else:
-                values, observed = variable.encode(pd.Series([value], index=["given"], dtype=object))
-                if not observed.all():
-                    raise MetavoxelError(f"{name}: no value given; leave it out to have it ignored")
-                known[name] = Given(values.to(self.device))
-        drawn_images = any(isinstance(self.schema[name], Image) for name in want)
-        plan = even_plan(steps or (IMAGE_STEPS if drawn_images else SCALAR_STEPS))
-        solver = DPM2M if drawn_images else ANCESTRAL
-        batch = BATCH if drawn_images else 4096
-        parts = []
-        for first in range(0, n, batch):
-            count = min(batch, n - first)
-            done = partial(_report, progress, first * len(plan), count, n * len(plan))
-            state = sample(
-                self.denoiser, self.schema, known, want, count, plan, solver, seed, first_draw=first, on_step=done
-            )
-            parts.append(Draws(self.schema, self._decode(state), geometry, self._affine(want)))
-        return merge(parts)
+                known |= encode_facts(self.schema, {name: value}, self.device)
+        return Posterior(self.schema, self.denoiser, self.codecs, known, geometry)
 
     @torch.no_grad()
     def predict(
@@ -172,13 +157,6 @@ class MetaVoxel:
         coders = {name: codec.autoencoder for name, codec in self.codecs.items() if codec.autoencoder is not None}
         return nn.ModuleDict({"denoiser": self.denoiser, "autoencoders": nn.ModuleDict(coders)})
 
-    def _wanted(self, want: Sequence[str] | None, given: Mapping[str, object]) -> list[str]:
-        if want is None:
-            want = [name for name in self.schema.names if name not in given]
-        if not want:
-            raise MetavoxelError("everything is given; leave out what you want to know")
-        return list(want)
-
     def _image(self, image: Image, value: object) -> tuple[Tensor, Geometry | None]:
         """A scan (path, or array on the model's grid) as entries (1, channels, *grid), and where it came from."""
         if isinstance(value, str | Path):
@@ -237,21 +215,6 @@ class MetaVoxel:
         table = pd.DataFrame({key: np.broadcast_to(np.asarray(value), (rows,)) for key, value in answer.items()})
         return table.assign(warning=_warnings(known, rows))
 
-    def _decode(self, state: State) -> dict[str, np.ndarray]:
-        """The one row's draws in human units."""
-        values = {}
-        for name, x in state.items():
-            variable = self.schema[name]
-            if isinstance(variable, Image):
-                values[name] = self.codecs[name].decode(x[0]).cpu().numpy()
-            else:
-                values[name] = variable.decode(x[0])
-        return values
-
-    def _affine(self, want: Sequence[str]) -> np.ndarray | None:
-        image = next((self.schema.image(name) for name in want if isinstance(self.schema[name], Image)), None)
-        return affine_of(image) if image else None
-
 
 def load(source: str | Path, device: str | None = None) -> MetaVoxel:
     """A model from a folder, `hf://owner/name`, or the name of a packaged one (`phantom`)."""
@@ -302,10 +265,6 @@ def _fetch(repository: str) -> Path:
         reason = str(error).splitlines()[0]
         raise MetavoxelError(f"hf://{repository}: could not be fetched ({reason}); offline, copy model.json and "
                              "model.safetensors to a folder and give that") from error  # fmt: skip
-
-
-def _report(progress: Progress, before: int, draws: int, total: int, step: int) -> None:
-    progress(before + (step + 1) * draws, total)
 
 
 def _warnings(known: Mapping[str, Given], rows: int) -> list[str]:

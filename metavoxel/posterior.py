@@ -1,0 +1,140 @@
+"""What a model says of one subject. The scans are encoded once, however many questions are asked about them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from metavoxel.data.prepare import Geometry
+from metavoxel.denoiser import JointDenoiser
+from metavoxel.diffusion import Denoiser, Given, encode_once, expect, sample
+from metavoxel.draws import Draws, merge
+from metavoxel.errors import MetavoxelError
+from metavoxel.latents import ImageCodec, affine_of
+from metavoxel.loading import Progress
+from metavoxel.schema import Categorical, Image, Schema, State
+from metavoxel.solvers import ANCESTRAL, DPM2M
+from metavoxel.times import even_plan
+
+SCALAR_STEPS = 25
+IMAGE_STEPS = 50
+IMAGE_BATCH = 16
+"""Generated images in memory at a time."""
+SCALAR_BATCH = 4096
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """p(anything | what is known of one subject), as `MetaVoxel.posterior` makes it.
+
+    known: name -> value of one row. What is neither known nor wanted is ignored: averaged over. geometry: of the scan
+    that is known, if it is a file.
+    """
+
+    schema: Schema
+    denoiser: JointDenoiser
+    codecs: Mapping[str, ImageCodec]
+    known: Mapping[str, Given]
+    geometry: Geometry | None = None
+
+    def given(self, **facts: object) -> "Posterior":
+        """The same with these numbers and classes known as well (sex="F"); the scans are not encoded again."""
+        twice = [name for name in facts if name in self.known]
+        if twice:
+            raise MetavoxelError(f"{twice[0]!r} is given already; ask model.posterior for another value of it")
+        told = {**self.known, **encode_facts(self.schema, facts, self.denoiser.device)}
+        further = Posterior(self.schema, self.denoiser, self.codecs, told, self.geometry)
+        vars(further)["_reader"] = self._reader  # it holds the scans' features and depends on nothing else
+        return further
+
+    @torch.no_grad()
+    def mean(self, name: str) -> float:
+        """E[number | known] in its unit, in one evaluation; on a scale that is not linear, the mean score's value."""
+        variable = self.schema.scalar(name)
+        if isinstance(variable, Categorical):
+            raise MetavoxelError(f"{name!r} is a class; use probability")
+        return float(variable.decode(self._expect(name))[0])
+
+    @torch.no_grad()
+    def probability(self, name: str) -> dict[str, float]:
+        """p(level | known) of every level, in one evaluation."""
+        variable = self.schema.scalar(name)
+        if not isinstance(variable, Categorical):
+            raise MetavoxelError(f"{name!r} is a number; use mean, or sample")
+        return dict(zip(variable.levels, self._expect(name)[0].double().exp().tolist()))
+
+    @torch.no_grad()
+    def sample(
+        self,
+        want: Sequence[str] | None = None,
+        n: int = 1,
+        seed: int = 0,
+        steps: int | None = None,
+        progress: Progress = lambda done, total: None,
+    ) -> Draws:
+        """n joint draws of `want` (default: all that is not known). A draw depends on seed and its index, not on n.
+
+        steps: of the sampler; default SCALAR_STEPS for numbers and classes, IMAGE_STEPS where images are drawn.
+        """
+        if want is None:
+            want = [name for name in self.schema.names if name not in self.known]
+        if not want:
+            raise MetavoxelError("everything is given; leave out what you want to know")
+        if n < 1:
+            raise MetavoxelError(f"n must be at least 1, got {n}")
+        draws_images = any(isinstance(self.schema[name], Image) for name in want)
+        plan = even_plan(steps or (IMAGE_STEPS if draws_images else SCALAR_STEPS))
+        denoiser: Denoiser = self.denoiser if draws_images else self._reader
+        solver, batch = (DPM2M, IMAGE_BATCH) if draws_images else (ANCESTRAL, SCALAR_BATCH)
+        parts = []
+        for first in range(0, n, batch):
+            count = min(batch, n - first)
+            done = partial(_report, progress, first * len(plan), count, n * len(plan))
+            state = sample(denoiser, self.schema, self.known, want, count, plan, solver, seed,
+                           first_draw=first, on_step=done)  # fmt: skip
+            parts.append(Draws(self.schema, self._decode(state), self.geometry, self._affine(want)))
+        return merge(parts)
+
+    @cached_property
+    def _reader(self) -> Denoiser:
+        """Answers questions about numbers and classes; holds the scans' features."""
+        unknown = [v.name for v in self.schema.scalars if v.name not in self.known]
+        with torch.no_grad():
+            return encode_once(self.denoiser, self.schema, self.known) if unknown else self.denoiser
+
+    def _expect(self, name: str) -> Tensor:
+        return expect(self._reader, self.schema, self.known, [name])[name]
+
+    def _decode(self, state: State) -> dict[str, np.ndarray]:
+        """The one row's draws in human units."""
+        values = {}
+        for name, x in state.items():
+            variable = self.schema[name]
+            if isinstance(variable, Image):
+                values[name] = self.codecs[name].decode(x[0]).cpu().numpy()
+            else:
+                values[name] = variable.decode(x[0])
+        return values
+
+    def _affine(self, want: Sequence[str]) -> np.ndarray | None:
+        image = next((self.schema.image(name) for name in want if isinstance(self.schema[name], Image)), None)
+        return affine_of(image) if image else None
+
+
+def encode_facts(schema: Schema, facts: Mapping[str, object], device: torch.device) -> dict[str, Given]:
+    """Numbers in their unit and level names -> one row each."""
+    known = {}
+    for name, value in facts.items():
+        values, observed = schema.scalar(name).encode(pd.Series([value], index=["given"], dtype=object))
+        if not observed.all():
+            raise MetavoxelError(f"{name}: no value given; leave it out to have it ignored")
+        known[name] = Given(values.to(device))
+    return known
+
+
+def _report(progress: Progress, before: int, draws: int, total: int, step: int) -> None:
+    progress(before + (step + 1) * draws, total)

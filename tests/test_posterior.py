@@ -1,0 +1,74 @@
+"""One subject, many questions: the scan is encoded once, and every answer is the one that a fresh question gets."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import metavoxel as mv
+
+
+@pytest.fixture(scope="module")
+def model(untrained: Path) -> mv.MetaVoxel:
+    return mv.load(untrained)
+
+
+@pytest.fixture(scope="module")
+def scan(phantoms: Path) -> Path:
+    return next(phantoms.glob("sub-*/anat/*.nii.gz"))
+
+
+def _count_encodings(model: mv.MetaVoxel, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    calls: list[int] = []
+    encoder = model.denoiser.net.encoder
+    monkeypatch.setattr(encoder, "forward", lambda *x, forward=encoder.forward: (calls.append(1), forward(*x))[1])
+    return calls
+
+
+def test_five_questions_encode_the_scan_once(model, scan, monkeypatch):
+    calls = _count_encodings(model, monkeypatch)
+    posterior = model.posterior({"T1w": scan})
+    posterior.mean("age"), posterior.probability("sex")
+    posterior.sample(["age"], n=8), posterior.sample(["age", "sex"], n=8)
+    posterior.given(sex="F").sample(["age"], n=8)
+    assert len(calls) == 1
+
+
+def test_answers_are_those_of_a_fresh_question(model, scan):
+    posterior = model.posterior({"T1w": scan})
+    posterior.mean("age")
+    for given in ({}, {"sex": "F"}):
+        fresh = model.sample({"T1w": scan, **given}, ["age"], n=8, seed=3)
+        again = posterior.given(**given).sample(["age"], n=8, seed=3)
+        np.testing.assert_array_equal(fresh["age"], again["age"])
+    row = model.predict(str(scan), ["age", "sex"]).iloc[0]
+    assert posterior.mean("age") == pytest.approx(row["age_mean"], rel=1e-4)
+    assert posterior.probability("sex")["F"] == pytest.approx(row["sex_p_F"], abs=1e-5)
+    assert sum(posterior.probability("sex").values()) == pytest.approx(1)
+
+
+def test_facts_alone_and_images_wanted(model):
+    told = model.posterior({"age": 60}).given(sex="M")
+    assert told.sample(n=2, steps=2)["T1w"].shape == (2, *model.schema.image("T1w").shape)
+    assert model.posterior().sample(["age", "sex"], n=3).frame().shape == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda p: p.given(sex="F").given(sex="M"), "'sex' is given already"),
+        (lambda p: p.given(sex="X"), "sex"),
+        (lambda p: p.given(age=None), "age: no value given"),
+        (lambda p: p.given(T1w=3), "T1w"),
+        (lambda p: p.mean("sex"), "use probability"),
+        (lambda p: p.probability("age"), "use mean"),
+        (lambda p: p.given(age=50).mean("age"), "both given and wanted"),
+        (lambda p: p.sample(["age"], n=0), "n must be at least 1"),
+        (lambda p: p.sample([]), "everything is given"),
+        (lambda p: p.sample(["weight"]), "weight"),
+    ],
+)
+def test_wrong_questions_get_one_line(model, ask, message):
+    with pytest.raises(mv.MetavoxelError, match=message) as error:
+        ask(model.posterior({}))
+    assert "\n" not in str(error.value)
