@@ -36,7 +36,7 @@ def optimise(
     settings: Optimiser,
     folder: Path,
     stage: str,
-    matrices: Sequence[nn.Parameter] = (),
+    matrices: Sequence[Tensor] = (),
     *,
     resume: bool = False,
     quiet: bool = False,
@@ -78,7 +78,7 @@ class _Run:
     """What changes during training: weights, their average, the optimiser, the best so far."""
 
     def __init__(
-        self, module: nn.Module, settings: Optimiser, folder: Path, stage: str, matrices: Sequence[nn.Parameter]
+        self, module: nn.Module, settings: Optimiser, folder: Path, stage: str, matrices: Sequence[Tensor]
     ) -> None:
         self.module, self.settings, self.folder, self.stage = module, settings, folder, stage
         self.optimisers = _optimisers(module, settings, matrices)
@@ -172,7 +172,7 @@ class _Run:
 
 
 def _optimisers(
-    module: nn.Module, settings: Optimiser, matrices: Sequence[nn.Parameter]
+    module: nn.Module, settings: Optimiser, matrices: Sequence[Tensor]
 ) -> list[torch.optim.Optimizer]:
     own = list(matrices) if settings.matrix_rate else []
     chosen = {id(weight) for weight in own}

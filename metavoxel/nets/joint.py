@@ -68,7 +68,7 @@ class JointNet(nn.Module):
             memory=s.widths[-1] if trunk else None, embedding=embedding if trunk else None,
         )  # fmt: skip
 
-    def trunk_matrices(self) -> list[nn.Parameter]:
+    def trunk_matrices(self) -> list[Tensor]:
         """The weights that carry the images' features, for `muon`: convolutions and linear layers of encoder and decoder.
 
         What carries levels and tokens into the trunk is left out: trained so, it made long runs diverge.
