@@ -151,17 +151,38 @@ def sample(
     from metavoxel.pictures import save_mosaic
 
     loaded = load(model)
-    facts = _facts(given)
-    missing = [name for name, value in facts.items() if value is None]
-    if missing:
-        raise MetavoxelError(f"--given {missing[0]}: sample has no table to take it from; write {missing[0]}=VALUE")
     with _bar("sample") as report:
-        draws = loaded.sample(facts, _names(want), n, seed, steps, report)
+        draws = loaded.sample(_values(given, "sample"), _names(want), n, seed, steps, report)
     draws.save(out)
     for image in loaded.schema.images:
         if image.name in draws.values:
             save_mosaic(out / f"{image.name}.png", draws[image.name], draws.frame(), image.spacing)
     _say(f"{n} draws in {out}")
+
+
+@app.command()
+def inpaint(
+    model: ModelArg,
+    scan: Annotated[Path, typer.Argument(metavar="SCAN", help="The scan to complete.")],
+    mask: Annotated[Path, typer.Argument(metavar="MASK", help="On the scan's own voxels; not 0: to be filled in.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for completions, their spread and a picture.")],
+    given: GivenOption = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="Number of completions.")] = 4,
+    image: Annotated[str | None, typer.Option(help="Which image of the model the scan is; default: its first.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Sampler steps.")] = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Fills in what a mask hides, several times, with the facts that go with each completion."""
+    from metavoxel.inpaint import inpaint as fill
+    from metavoxel.model import load
+    from metavoxel.pictures import save_completions
+
+    loaded = load(model)
+    with _bar("inpaint") as report:
+        filled = fill(loaded, scan, mask, n, _values(given, "inpaint"), image, seed, steps, report)
+    filled.save(out)
+    save_completions(out / f"{filled.name}.png", filled)
+    _say(f"{n} completions in {out}")
 
 
 @app.command()
@@ -214,6 +235,15 @@ def _facts(given: list[str] | None) -> dict[str, object]:
         if not name or (equals and not value):
             raise MetavoxelError(f"--given {item}: write NAME=VALUE, or NAME to take it from the table")
         facts[name] = value if equals else None
+    return facts
+
+
+def _values(given: list[str] | None, command: str) -> dict[str, object]:
+    """--given NAME=VALUE, for a command without a table."""
+    facts = _facts(given)
+    missing = [name for name, value in facts.items() if value is None]
+    if missing:
+        raise MetavoxelError(f"--given {missing[0]}: {command} has no table to take it from; write {missing[0]}=VALUE")
     return facts
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from metavoxel.data.prepare import Geometry, restore
-from metavoxel.data.volume import Volume, atomic_write, write_volume
+from metavoxel.data.volume import Volume, write_volume
 from metavoxel.errors import MetavoxelError
+from metavoxel.files import atomic_write, make_folder
 from metavoxel.schema import Categorical, Image, Schema
 
 QUANTILES = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
@@ -74,20 +75,20 @@ class Draws:
 
     def save(self, folder: str | Path) -> list[Path]:
         """samples.csv, and one NIfTI for each draw and image; returns the files."""
-        folder = Path(folder)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise MetavoxelError(f"{folder}: cannot be made ({error.strerror}); choose another folder") from error
-        files = [folder / "samples.csv"]
-        with atomic_write(files[0]) as file:
-            self.frame().to_csv(file, index=False)
+        folder = make_folder(folder)
+        files = [self.save_facts(folder)]
         for name in self.values:
             if isinstance(self.schema[name], Image):
                 for draw in range(len(self)):
                     files.append(folder / f"draw-{draw:04d}_{name}.nii.gz")
                     write_volume(self.volume(name, draw), files[-1])
         return files
+
+    def save_facts(self, folder: Path) -> Path:
+        """samples.csv in an existing folder."""
+        with atomic_write(folder / "samples.csv") as file:
+            self.frame().to_csv(file, index=False)
+        return folder / "samples.csv"
 
     def _reals(self, name: str) -> np.ndarray:
         if isinstance(self.schema[name], Categorical):

@@ -44,3 +44,13 @@ def _write_error(path: Path, error: OSError) -> Exception:
     if error.errno == errno.EISDIR:
         return MetavoxelError(f"{path}: is a folder; give the name of a file")
     return error
+
+
+def make_folder(folder: str | os.PathLike[str]) -> Path:
+    """The folder, made with its parents if it does not exist."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MetavoxelError(f"{folder}: cannot be made ({error.strerror}); choose another folder") from error
+    return folder

@@ -24,9 +24,14 @@ Progress = Callable[[int, int], None]
 
 def load_scan(path: Path, image: Image) -> Conformed:
     """One scan on the model's grid."""
+    return conform(read_volume(path), grid_of(image, path))
+
+
+def grid_of(image: Image, path: Path) -> Grid:
+    """The model's grid for a scan at `path`."""
     if len(image.shape) != 3:
         raise MetavoxelError(f"{path}: {image.name!r} is a 2-D image; give it as an array on the model's grid")
-    return conform(read_volume(path), Grid(_triple(image.shape), _triple(image.spacing)))
+    return Grid(_triple(image.shape), _triple(image.spacing))
 
 
 class ImageStack:

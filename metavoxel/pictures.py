@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from metavoxel.data.prepare import to_ras
 from metavoxel.errors import MetavoxelError
 from metavoxel.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from metavoxel.inpaint import Inpainting
 
 MODEL, EXACT, TRUTH = "#1f5fa8", "#d9741a", "#8a939e"
 WOMEN, MEN = "#8e4a9e", "#1d8a7a"
@@ -52,18 +55,44 @@ def save_mosaic(path: Path, images: np.ndarray, facts: pd.DataFrame, spacing: Se
         file.write(png)
 
 
+def save_completions(path: Path, filled: "Inpainting") -> None:
+    """Writes a PNG: the scan, its hole, the first completions and their spread, cut through the middle of the hole."""
+    hole = filled.hole
+    shown = min(len(filled), MOSAIC)
+    made = [filled.completion(draw).array for draw in range(shown)]
+    images = [filled.scan.array, np.where(hole, 0, filled.scan.array), *made]
+    facts = filled.draws.frame().iloc[:shown].to_dict("records")
+    captions = ["the scan", "what is known", *(_caption(record) for record in facts)]
+    if len(filled) > 1:
+        spread = filled.std().array
+        times = np.percentile(filled.scan.array, 99.5) / max(float(spread.max()), 1e-6)
+        images.append(spread * times)
+        captions.append(f"standard deviation of the completions, x {times:.2g}")
+    turned = [to_ras(image, filled.scan.affine)[0] for image in (*images, hole)]
+    centre = [round(float(c)) for c in np.argwhere(turned[-1]).mean(0)]
+    png = mosaic(np.stack(turned[:-1]), captions, _ras_spacing(filled), at=centre)
+    with atomic_write(path, "wb") as file:
+        file.write(png)
+
+
+def _ras_spacing(filled: "Inpainting") -> np.ndarray:
+    affine = to_ras(filled.scan.array, filled.scan.affine)[1]
+    return np.linalg.norm(affine[:3, :3], axis=0)
+
+
 def mosaic(
     images: np.ndarray, captions: Sequence[str], spacing: Sequence[float], *, note: str = "", planes: str = "sca",
     columns: int | None = None, window: tuple[float, float] | None = None, width: float | None = None,
-    size: float = 11,
+    size: float = 11, at: Sequence[int] | None = None,
 ) -> bytes:  # fmt: skip
     """A PNG of images (n, *shape), one tile each.
 
-    planes: which slices of a 3-D image, of s(agittal), c(oronal), a(xial). window: intensities that are black and
-    white; default: 0 and the brightest but 0.5 %. columns, width (inches): by the number and shape of the tiles.
+    planes: which slices of a 3-D image, of s(agittal), c(oronal), a(xial). at: the voxel that they pass through, by
+    default the middle. window: intensities that are black and white; default: 0 and the brightest but 0.5 %.
+    columns, width (inches): by the number and shape of the tiles.
     size: of the captions, points.
     """
-    tiles = [_tile(image, spacing, planes) for image in images]
+    tiles = [_tile(image, spacing, planes, at) for image in images]
     wide = max(tile[0] for tile in tiles)
     high = max(tile[1] for tile in tiles)
     columns = columns or min(len(tiles), max(1, round(5.0 * high / wide)) if len(tiles) > 3 else len(tiles))
@@ -97,12 +126,14 @@ def mosaic(
 _Slice = tuple[np.ndarray, float, tuple[float, float]]
 
 
-def _tile(image: np.ndarray, spacing: Sequence[float], planes: str) -> tuple[float, float, list[_Slice]]:
+def _tile(
+    image: np.ndarray, spacing: Sequence[float], planes: str, at: Sequence[int] | None
+) -> tuple[float, float, list[_Slice]]:
     """Width and height of one image's tile in mm, and its slices: pixels, left edge and size in mm."""
     size = [n * float(mm) for n, mm in zip(image.shape, spacing)]
     if image.ndim == 2:
         return size[0], size[1], [(image, 0.0, (size[0], size[1]))]
-    x, y, z = (n // 2 for n in image.shape)
+    x, y, z = at or (n // 2 for n in image.shape)
     cuts = {"s": (image[x], (1, 2)), "c": (image[:, y], (0, 2)), "a": (image[:, :, z], (0, 1))}
     slices, left = [], 0.0
     for letter in planes:

@@ -51,6 +51,10 @@ class Posterior:
         vars(further)["_reader"] = self._reader  # it holds the scans' features and depends on nothing else
         return further
 
+    def with_image(self, name: str, value: Given, geometry: Geometry | None = None) -> "Posterior":
+        """The same with an image (1, channels, *grid) known as well, wholly or outside of a hole (its mask)."""
+        return Posterior(self.schema, self.denoiser, self.codecs, {**self.known, name: value}, geometry or self.geometry)
+
     @torch.no_grad()
     def mean(self, name: str) -> float:
         """E[number | known] in its unit, in one evaluation; on a scale that is not linear, the mean score's value."""

@@ -1,5 +1,6 @@
 """Every test starts from the same global seed, on two threads or one, so that tests time alike wherever they run."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 import metavoxel as mv
+from metavoxel.cli import main
 from metavoxel.data.phantom import write_cohort
 
 torch.set_num_threads(2)
@@ -38,3 +40,34 @@ def untrained(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = {"steps": 2, "batch": 4, "validate_every": 1}
     mv.train(phantoms, mv.preset("tiny", joint=settings), folder, quiet=True)
     return folder
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """run(*arguments) -> (exit status, standard error)."""
+
+    def call(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["metavoxel", *map(str, arguments)])
+        monkeypatch.delenv("METAVOXEL_DEBUG", raising=False)
+        try:
+            main()
+        except SystemExit as stop:
+            return int(stop.code or 0), capsys.readouterr().err
+        return 0, capsys.readouterr().err
+
+    return call
+
+
+@pytest.fixture
+def refused(run):
+    """refused(*arguments) -> the one line; checks status 2 and that it is one line without a traceback."""
+
+    def call(*arguments: object) -> str:
+        status, error = run(*arguments)
+        lines = [line for line in error.splitlines() if line.startswith("metavoxel: ")]
+        assert status == 2, error
+        assert len(lines) == 1
+        assert "Traceback" not in error
+        return lines[0]
+
+    return call

@@ -3,46 +3,12 @@
 import gzip
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-
-from metavoxel.cli import main
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """run(*arguments) -> (exit status, standard error)."""
-
-    def call(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["metavoxel", *map(str, arguments)])
-        monkeypatch.delenv("METAVOXEL_DEBUG", raising=False)
-        try:
-            main()
-        except SystemExit as stop:
-            return int(stop.code or 0), capsys.readouterr().err
-        return 0, capsys.readouterr().err
-
-    return call
-
-
-@pytest.fixture
-def refused(run):
-    """refused(*arguments) -> the one line; checks status 2 and that it is one line without a traceback."""
-
-    def call(*arguments: object) -> str:
-        status, error = run(*arguments)
-        lines = [line for line in error.splitlines() if line.startswith("metavoxel: ")]
-        assert status == 2, error
-        assert len(lines) == 1
-        assert "Traceback" not in error
-        return lines[0]
-
-    return call
 
 
 def _scan(phantoms: Path, number: int = 1) -> Path:

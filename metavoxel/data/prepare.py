@@ -92,7 +92,7 @@ def conform(volume: Volume, grid: Grid, centre: np.ndarray | None = None) -> Con
     moved by whole voxels: interpolation would blur it, and blur looks like atrophy. Sequences of one session that are
     aligned in the world are given the `centre` (3,), world mm, of the first, so that they stay aligned.
     """
-    array, affine = _to_ras(volume.array, volume.affine)
+    array, affine = to_ras(volume.array, volume.affine)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     found, offset, bright = _landmarks(array, spacing)
     middle = found if centre is None else np.linalg.solve(affine[:3, :3], centre - affine[:3, 3])
@@ -128,7 +128,7 @@ def grid_mask(mask: Volume, record: Conformed | Geometry) -> np.ndarray:
     corners = np.array([[0, 0, 0, 1], [*mask.shape, 1]]).T
     if not np.allclose(mask.affine @ corners, geometry.source_affine @ corners, atol=0.5 * mask.spacing.min()):
         raise MetavoxelError(f"{name}: lies elsewhere than the scan (other affine); {fix}")
-    array, affine = _to_ras((mask.array != 0).astype(np.float32), mask.affine)
+    array, affine = to_ras((mask.array != 0).astype(np.float32), mask.affine)
     return _resample(array, np.linalg.inv(affine) @ geometry.grid_affine, geometry.grid_shape)
 
 
@@ -147,13 +147,13 @@ def _to_source(array: np.ndarray, geometry: Geometry) -> np.ndarray:
     stored = io_orientation(geometry.source_affine)
     ras_shape = np.empty(3, dtype=int)
     ras_shape[stored[:, 0].astype(int)] = geometry.source_shape
-    _, ras_affine = _to_ras(np.broadcast_to(np.float32(0), geometry.source_shape), geometry.source_affine)
+    _, ras_affine = to_ras(np.broadcast_to(np.float32(0), geometry.source_shape), geometry.source_affine)
     to_grid = np.linalg.inv(geometry.grid_affine) @ ras_affine
     ras = _resample(np.asarray(array, dtype=np.float32), to_grid, tuple(ras_shape.tolist()))
     return np.ascontiguousarray(apply_orientation(ras, ornt_transform(axcodes2ornt("RAS"), stored)))
 
 
-def _to_ras(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def to_ras(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Permute and flip axes, no interpolation, so that they run nearest to right, anterior, superior."""
     from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
