@@ -19,6 +19,7 @@ from metavoxel.diffusion import Given, expect
 CONFIG = mv.preset(
     "tiny",
     augment=False,
+    reading=0,
     times={"kind": "mixture", "read": 0.35},
     net={"widths": (48, 96), "patch": 1, "token_width": 64},
     joint={"steps": 700, "batch": 128, "rate": 2e-3, "average": 0.99, "validate_every": 100},

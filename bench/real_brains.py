@@ -20,7 +20,9 @@ from metavoxel.build import infer_schema
 from metavoxel.data.cohort import Cohort
 from metavoxel.loading import load_images
 
-CONFIG = mv.preset("tiny", joint={"steps": 300, "batch": 32, "rate": 1e-3, "validate_every": 25}, validation=0.15)
+CONFIG = mv.preset(
+    "tiny", reading=150, validation=0.15, joint={"steps": 300, "batch": 32, "rate": 1e-3, "validate_every": 25}
+)
 
 
 def cohort() -> Cohort:

@@ -28,6 +28,7 @@ from metavoxel.nets.autoencoder import Autoencoder
 from metavoxel.noise import Noise
 from metavoxel.processes import Discrete
 from metavoxel.schema import Categorical, Continuous, Image, Observed, Ordinal, Schema, State, Times, Variable
+from metavoxel.times import MixtureTimes, TimesRule
 from metavoxel.training import optimise, progress_bar
 
 VALIDATION_SEED = 9173
@@ -141,11 +142,14 @@ def fit(
         if source.marginal:
             denoiser.marginals[name].set(*source.marginal)  # type: ignore[operator]
 
+    reading = config.reading if schema.images and schema.scalars else 0
+
     def step(module: nn.Module, k: int) -> tuple[Tensor, dict[str, float]]:
         noise = Noise(config.seed, torch.arange(config.joint.batch, device=place) + k * config.joint.batch)
         rows = training[noise.integers(len(training)).cpu()]
         x0, observed = data.batch(rows, noise)
-        loss = joint_loss(module, schema, *_questions(schema, x0, observed, config, noise))
+        rule = config.times.reading() if k < reading and isinstance(config.times, MixtureTimes) else config.times
+        loss = joint_loss(module, schema, *_questions(schema, x0, observed, config, rule, noise))
         return loss.total, {name: part.item() for name, part in loss.parts.items()}
 
     def validate(module: nn.Module) -> dict[str, float]:
@@ -165,7 +169,7 @@ def fit(
 
 
 def _questions(
-    schema: Schema, x0: State, observed: Observed, config: Config, noise: Noise
+    schema: Schema, x0: State, observed: Observed, config: Config, rule: TimesRule, noise: Noise
 ) -> tuple[State, Observed, Times, Noise]:
     """Several questions about each row: `config.questions` sets of levels for its scalars, one for its images."""
     n = config.questions if schema.images and schema.scalars else 1
@@ -176,7 +180,7 @@ def _questions(
         return {name: value if name in scans else value.repeat_interleave(n, 0) for name, value in part.items()}
 
     everywhere = {name: known.repeat_interleave(n, 0) for name, known in observed.items()}
-    times = config.times.draw(schema, everywhere, many)
+    times = rule.draw(schema, everywhere, many)
     times |= {image.name: times[image.name][::n] for image in schema.images}
     return repeat(x0), repeat(observed), times, many
 

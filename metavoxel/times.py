@@ -4,6 +4,7 @@ A model answers only the questions whose levels its training covered, so a rule 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Annotated, ClassVar, Literal
 
@@ -56,6 +57,10 @@ class MixtureTimes:
     """Share of images with a region to fill in: known outside a box, half-space or ball, at their level inside."""
     kind: Literal["mixture"] = "mixture"
     separate: ClassVar[bool] = True
+
+    def reading(self) -> "MixtureTimes":
+        """The part of the mixture that asks for facts of known scans."""
+        return replace(self, read=1.0, image_given=1.0, nearly=0.0, tied=0.0, partial=0.0)
 
     def draw(self, schema: Schema, observed: Observed, noise: Noise) -> Times:
         """Levels for len(noise) rows; a missing variable is at 1."""

@@ -98,6 +98,13 @@ def test_one_variable_is_asked_and_never_all_known(read: float) -> None:
         assert (flat(draw(rule, schema)).amax(1) > 0).all()
 
 
+def test_reading_asks_facts_of_known_scans_only() -> None:
+    times = draw(MixtureTimes(partial=1.0, tied=0.5).reading(), oracle.schema())
+    assert (times["scan"] == 0).all()
+    facts = torch.stack([t for name, t in times.items() if name != "scan"], 1)
+    assert (facts.amax(1) > 0).all() and (facts == 0).any() and (facts == 1).any()
+
+
 @pytest.mark.parametrize("rule", [MixtureTimes(), MixtureTimes(partial=1.0), SharedTimes()])
 def test_what_is_missing_is_at_level_one(rule: MixtureTimes | SharedTimes) -> None:
     schema = oracle.schema()
