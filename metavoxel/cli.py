@@ -1,5 +1,7 @@
 """The commands. Exit status 0, or 2 with one line that says what is wrong, where, and what to do."""
 
+import itertools
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -186,6 +188,31 @@ def inpaint(
 
 
 @app.command()
+def counterfactual(
+    model: ModelArg,
+    scan: Annotated[Path, typer.Argument(metavar="SCAN", help="The scan to change.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the changed scans, a table and a picture.")],
+    changes: Annotated[
+        list[str], typer.Option("--set", help="A changed fact: NAME=VALUE, or NAME=FIRST:LAST:STEP for a series.")
+    ],
+    given: GivenOption = None,
+    image: Annotated[str | None, typer.Option(help="Which image of the model the scan is; default: its first.")] = None,
+) -> None:
+    """The same scan under changed facts. --given: the facts as they are; the others are answered from the scan."""
+    from metavoxel.counterfactual import counterfactual as change
+    from metavoxel.model import load
+    from metavoxel.pictures import save_series
+
+    loaded = load(model)
+    with _bar("counterfactual") as report:
+        own = _values(given, "counterfactual")
+        made = change(loaded, scan, _changes(changes), own, image, progress=report)
+    made.save(out)
+    save_series(out / f"{made.name}.png", made)
+    _say(f"{len(made)} changed scans in {out}")
+
+
+@app.command()
 def inspect(model: ModelArg) -> None:
     """Shows a model's variables, what it was trained on, and how well it did on held-out people."""
     from metavoxel.model import load
@@ -245,6 +272,31 @@ def _values(given: list[str] | None, command: str) -> dict[str, object]:
     if missing:
         raise MetavoxelError(f"--given {missing[0]}: {command} has no table to take it from; write {missing[0]}=VALUE")
     return facts
+
+
+def _changes(settings: list[str]) -> list[dict[str, object]]:
+    """--set NAME=VALUE and --set NAME=FIRST:LAST:STEP -> every combination."""
+    choices: dict[str, list[object]] = {}
+    for item in settings:
+        name, equals, value = item.partition("=")
+        if not name or not equals or not value:
+            raise MetavoxelError(f"--set {item}: write NAME=VALUE, or NAME=FIRST:LAST:STEP")
+        if name in choices:
+            raise MetavoxelError(f"--set {item}: {name} is set already; a series is written {name}=50:90:10")
+        choices[name] = _series(item, value) if value.count(":") == 2 else [value]
+    return [dict(zip(choices, values)) for values in itertools.product(*choices.values())]
+
+
+def _series(item: str, text: str) -> list[object]:
+    """FIRST:LAST:STEP, both ends included."""
+    try:
+        first, last, step = (float(part) for part in text.split(":"))
+        count = math.floor((last - first) / step + 1e-6) + 1
+    except (ValueError, ZeroDivisionError) as error:
+        raise MetavoxelError(f"--set {item}: a series is FIRST:LAST:STEP, three numbers such as 50:90:10") from error
+    if count < 1:
+        raise MetavoxelError(f"--set {item}: the series is empty; its step leads away from {last:g}")
+    return [f"{first + number * step:g}" for number in range(count)]
 
 
 def _names(text: str | None) -> list[str] | None:

@@ -86,7 +86,7 @@ def inpaint(
     (default: its first). Raises MetavoxelError for a mask on another grid, an empty one, one that lies outside of the
     model's field of view, and one that leaves nothing of the head.
     """
-    image = model.schema.image(name) if name else _first_image(model)
+    image = model.schema.image(name) if name else model.first_image()
     volume, drawn = read_volume(scan), read_mask(mask)
     conformed = conform(without(volume, drawn), grid_of(image, Path(scan)))
     hole = grid_mask(drawn, conformed) > 0
@@ -165,12 +165,6 @@ def seamless(scan: np.ndarray, made: np.ndarray, hole: np.ndarray) -> np.ndarray
     filled = scan.copy()
     filled[hole] = made[hole] + lift.astype(np.float32)
     return filled
-
-
-def _first_image(model: MetaVoxel) -> Image:
-    if not model.schema.images:
-        raise MetavoxelError("this model has no image; there is nothing to inpaint")
-    return model.schema.images[0]
 
 
 def _check(hole: np.ndarray, conformed: Conformed, mask: Path) -> None:

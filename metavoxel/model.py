@@ -129,6 +129,12 @@ class MetaVoxel:
         )
         return pd.concat([identity, table], axis=1)
 
+    def first_image(self) -> Image:
+        """The image that a scan is taken for when nobody says which."""
+        if not self.schema.images:
+            raise MetavoxelError("this model has no image; it answers questions about the table only")
+        return self.schema.images[0]
+
     def describe(self) -> dict[str, object]:
         """What `metavoxel inspect` shows."""
         parameters = sum(p.numel() for p in self._weights().parameters())

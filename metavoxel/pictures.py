@@ -8,12 +8,13 @@ import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from metavoxel.data.prepare import to_ras
+from metavoxel.data.volume import Volume
 from metavoxel.errors import MetavoxelError
 from metavoxel.files import atomic_write
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from metavoxel.counterfactual import Counterfactuals
     from metavoxel.inpaint import Inpainting
 
 MODEL, EXACT, TRUTH = "#1f5fa8", "#d9741a", "#8a939e"
@@ -70,14 +72,24 @@ def save_completions(path: Path, filled: "Inpainting") -> None:
         captions.append(f"standard deviation of the completions, x {times:.2g}")
     turned = [to_ras(image, filled.scan.affine)[0] for image in (*images, hole)]
     centre = [round(float(c)) for c in np.argwhere(turned[-1]).mean(0)]
-    png = mosaic(np.stack(turned[:-1]), captions, _ras_spacing(filled), at=centre)
+    png = mosaic(np.stack(turned[:-1]), captions, _ras_spacing(filled.scan), at=centre)
     with atomic_write(path, "wb") as file:
         file.write(png)
 
 
-def _ras_spacing(filled: "Inpainting") -> np.ndarray:
-    affine = to_ras(filled.scan.array, filled.scan.affine)[1]
-    return np.linalg.norm(affine[:3, :3], axis=0)
+def save_series(path: Path, made: "Counterfactuals") -> None:
+    """Writes a PNG: the scan as it is, then under each change (at most MOSAIC), cut through the middle."""
+    shown = min(len(made), MOSAIC)
+    volumes = [made.scan, *(made.volume(number) for number in range(shown))]
+    captions = ["as it is: " + _caption(made.own), *(_caption(change) for change in made.changes[:shown])]
+    turned = np.stack([to_ras(volume.array, volume.affine)[0] for volume in volumes])
+    png = mosaic(turned, captions, _ras_spacing(made.scan), columns=min(len(turned), 4))
+    with atomic_write(path, "wb") as file:
+        file.write(png)
+
+
+def _ras_spacing(scan: Volume) -> list[float]:
+    return np.linalg.norm(to_ras(scan.array, scan.affine)[1][:3, :3], axis=0).tolist()
 
 
 def mosaic(
@@ -143,7 +155,7 @@ def _tile(
     return left - GAP_MM, max(height for _, _, (_, height) in slices), slices
 
 
-def _caption(record: Mapping[object, object]) -> str:
+def _caption(record: Mapping[Any, object]) -> str:
     """A draw's facts in at most three lines."""
     scalars = {name: value for name, value in record.items() if name != "draw"}
     parts = [f"{name} {f'{x:.4g}' if isinstance(x, float) else x}" for name, x in scalars.items()]

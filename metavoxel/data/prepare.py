@@ -116,6 +116,11 @@ def restore(array: np.ndarray, record: Conformed | Geometry) -> Volume:
     return Volume(native, geometry.source_affine)
 
 
+def restore_change(array: np.ndarray, geometry: Geometry) -> Volume:
+    """A difference between two arrays on the grid, on the scan's own voxels and in its units; 0 outside of the grid."""
+    return Volume(_to_source(array, geometry) / np.float32(geometry.slope), geometry.source_affine)
+
+
 def grid_mask(mask: Volume, record: Conformed | Geometry) -> np.ndarray:
     """A mask drawn on a scan (any value but 0 is inside), on the model's grid: each voxel's share inside, 0 to 1.
 

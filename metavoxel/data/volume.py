@@ -8,7 +8,7 @@ from __future__ import annotations
 import gzip
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,20 +84,31 @@ def write_volume(volume: Volume, path: str | os.PathLike[str]) -> None:
     Raises MetavoxelError on another suffix, a full disk or a folder that cannot be written to.
     """
     from nibabel.freesurfer.mghformat import MGHImage
-    from nibabel.nifti1 import Nifti1Image
 
     path = Path(path)
-    lower = path.name.lower()
-    if not is_scan_name(lower):
+    if not is_scan_name(path.name):
         raise MetavoxelError(f"{path}: cannot write this kind of file; name it .nii.gz, .nii or .mgz")
     array = np.asarray(volume.array, dtype=np.float32)
-    if lower.endswith((".mgz", ".mgh")):
-        content = MGHImage(array, volume.affine).to_bytes()
-    else:
-        image = Nifti1Image(array, volume.affine)
-        image.header.set_xyzt_units("mm")
-        content = image.to_bytes()
-    if lower.endswith(("gz", ".mgz")):
+    is_mgh = path.name.lower().endswith((".mgz", ".mgh"))
+    _write(MGHImage(array, volume.affine).to_bytes() if is_mgh else _nifti(array, volume.affine), path)
+
+
+def write_series(volumes: Sequence[Volume], path: str | os.PathLike[str]) -> None:
+    """Write scans of one grid as a 4-D float32 NIfTI, atomically; the last axis runs over the scans."""
+    arrays = np.stack([volume.array for volume in volumes], axis=-1).astype(np.float32)
+    _write(_nifti(arrays, volumes[0].affine), Path(path))
+
+
+def _nifti(array: np.ndarray, affine: np.ndarray) -> bytes:
+    from nibabel.nifti1 import Nifti1Image
+
+    image = Nifti1Image(array, affine)
+    image.header.set_xyzt_units("mm")
+    return image.to_bytes()
+
+
+def _write(content: bytes, path: Path) -> None:
+    if path.name.lower().endswith(("gz", ".mgz")):
         content = gzip.compress(content, compresslevel=1, mtime=0)  # no time stamp: the same scan gives the same bytes
     with atomic_write(path, "wb") as handle:
         handle.write(content)
