@@ -16,6 +16,7 @@ TITLES = {
     "digits": "scikit-learn's digits",
     "tabular": "Tables only: breast cancer with gaps",
     "real_brains": "Real brains",
+    "changes": "Inpainting and counterfactuals on phantoms",
 }
 BARS = {
     ("phantom_packaged", "age_mae_ratio"): "at most 1.10",

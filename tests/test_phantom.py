@@ -189,3 +189,20 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
         with pytest.raises(MetavoxelError, match=message):
             call()
     assert not (tmp_path / "a").exists()
+
+
+def test_changed_people_keep_their_standing() -> None:
+    people = phantom.subjects(200, 3, diagnosis=True)
+    numbers = NUMBERS
+    older = phantom.changed(people, age=85.0)
+    assert np.allclose(phantom.changed(people, age=people["age"])[numbers], people[numbers])
+    assert np.allclose(phantom.changed(older, age=people["age"])[numbers], people[numbers])
+    assert (older["age"] == 85).all() and (older["sex"] == people["sex"]).all()
+    young = people["age"] < 60
+    assert (older["ventricles_percent"] > people["ventricles_percent"])[young].all()
+    assert (older["brain_percent"] < people["brain_percent"])[young].all()
+    assert np.allclose(older["icv_ml"], people["icv_ml"])
+    men = phantom.changed(people, sex="M")
+    assert (men["icv_ml"] > people["icv_ml"])[people["sex"] == "F"].all()
+    with pytest.raises(MetavoxelError, match="levels are F, M"):
+        phantom.changed(people, sex="X")

@@ -1,0 +1,109 @@
+"""Inpainting and counterfactuals on phantoms, where the truth is known.
+
+    python bench/changes.py [--model phantom] [-n 20]
+
+Inpainting: the left half of the head is held out. Error of the completions' mean inside it, beside the mean brain and the
+mirrored right half; whether the completions' intervals hold the true voxels; the age told from the half that is left.
+Counterfactuals: age set to 30 and to 80. The ventricles of the changed scan beside those of the true counterfactual (the
+same person and the same scanner noise at that age), by a ruler calibrated on other phantoms.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from common import clock, record
+
+import metavoxel as mv
+from metavoxel.counterfactual import counterfactual
+from metavoxel.data import phantom
+from metavoxel.data.phantom_render import render
+from metavoxel.data.volume import Volume, write_volume
+from metavoxel.demo import calibrated_ruler
+from metavoxel.inpaint import inpaint
+from metavoxel.latents import affine_of
+
+SEED, RULER_SEED, RULER_PEOPLE = 77_002, 77_003, 300
+AGES = (30.0, 80.0)
+DRAWS = 8
+
+
+def scans(rows: pd.DataFrame, seed: int, image: mv.Image) -> np.ndarray:
+    """(n, *shape), white matter near 1."""
+    made = render(rows, seed=seed, shape=image.shape, spacing=image.spacing[0])  # type: ignore[arg-type]
+    voxels = torch.cat(list(made))[:, 0].numpy()
+    return voxels / np.percentile(voxels.reshape(len(voxels), -1), 99, axis=1)[:, None, None, None]
+
+
+def fill(model: mv.MetaVoxel, brains: np.ndarray, folder: Path, mean: np.ndarray, ages: np.ndarray) -> dict[str, object]:
+    image = model.schema.images[0]
+    affine, left = affine_of(image), image.shape[0] // 2
+    mask = np.zeros(image.shape, np.float32)
+    mask[:left] = 1
+    write_volume(Volume(mask, affine), folder / "mask.nii.gz")
+    errors: dict[str, list[float]] = {"completions": [], "mean_brain": [], "mirrored_half": [], "age": []}
+    inside: list[float] = []
+    for brain, age in zip(brains, ages, strict=True):
+        write_volume(Volume(brain, affine), folder / "scan.nii.gz")
+        made = inpaint(model, folder / "scan.nii.gz", folder / "mask.nii.gz", DRAWS)
+        draws = np.stack([made.completion(i).array for i in range(DRAWS)])[:, :left]
+        truth, head = brain[:left], mean[:left] > 0.1
+        guesses = {"completions": draws.mean(0), "mean_brain": mean[:left], "mirrored_half": brain[::-1][:left]}
+        for name, guess in guesses.items():
+            errors[name].append(float(np.sqrt(((guess - truth)[head] ** 2).mean())))
+        # of DRAWS exchangeable draws, the truth lies between the extremes with probability (DRAWS - 1) / (DRAWS + 1)
+        inside.append(float(((draws.min(0) <= truth) & (truth <= draws.max(0)))[head].mean()))
+        errors["age"].append(abs(float(made.draws.mean("age")) - age))
+    figures: dict[str, object] = {f"hole_rmse_{name}": float(np.mean(x)) for name, x in errors.items() if name != "age"}
+    figures |= {"hole_voxels_between_extremes": float(np.mean(inside)), "expected_share": (DRAWS - 1) / (DRAWS + 1)}
+    return figures | {"age_mae_from_half_a_scan": float(np.mean(errors["age"]))}
+
+
+def age_to(model: mv.MetaVoxel, people: pd.DataFrame, brains: np.ndarray, folder: Path) -> dict[str, object]:
+    image = model.schema.images[0]
+    others = phantom.subjects(RULER_PEOPLE, RULER_SEED)
+    percent = others["ventricles_percent"].to_numpy()
+    ruler, held_out = calibrated_ruler(scans(others, RULER_SEED, image), percent, image.spacing)
+    figures: dict[str, object] = {"ruler_error_percent_icv": float(np.abs(held_out - percent).mean())}
+    made = []
+    for brain, (_, person) in zip(brains, people.iterrows(), strict=True):
+        write_volume(Volume(brain, affine_of(image)), folder / "scan.nii.gz")
+        own = {"age": person["age"], "sex": person["sex"]}
+        answer = counterfactual(model, folder / "scan.nii.gz", [{"age": age} for age in AGES], own)
+        made.append([answer.volume(number).array for number in range(len(AGES))])
+    for number, age in enumerate(AGES):
+        truth = scans(phantom.changed(people, age=age), SEED, image)
+        moved, exact, still = ruler(np.stack([m[number] for m in made])), ruler(truth), ruler(brains)
+        far = (np.abs(people["age"] - age) > 15).to_numpy()
+        figures |= {
+            f"ventricles_error_at_{age:.0f}": float(np.abs(moved - exact)[far].mean()),
+            f"ventricles_error_at_{age:.0f}_unchanged_scan": float(np.abs(still - exact)[far].mean()),
+            f"right_direction_at_{age:.0f}": float((np.sign(moved - still) == np.sign(exact - still))[far].mean()),
+        }
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", default="phantom")
+    parser.add_argument("-n", type=int, default=20)
+    options = parser.parse_args()
+    model = mv.load(options.model)
+    image = model.schema.images[0]
+    people = phantom.subjects(options.n, SEED)
+    brains = scans(people, SEED, image)
+    mean = scans(phantom.subjects(RULER_PEOPLE, RULER_SEED + 1), RULER_SEED + 1, image).mean(0)
+    ages = people["age"].to_numpy()
+    figures: dict[str, object] = {}
+    with tempfile.TemporaryDirectory() as folder, clock(figures, "seconds"):
+        figures |= fill(model, brains, Path(folder), mean, ages)
+        figures["age_mae_constant"] = float(np.abs(ages - np.mean(phantom.AGES)).mean())
+        figures |= age_to(model, people, brains, Path(folder))
+    record("changes", f"{options.n} fresh phantoms, {DRAWS} completions each", figures)
+
+
+if __name__ == "__main__":
+    main()
