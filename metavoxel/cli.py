@@ -197,6 +197,7 @@ def counterfactual(
     ],
     given: GivenOption = None,
     image: Annotated[str | None, typer.Option(help="Which image of the model the scan is; default: its first.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the path, each way.")] = 25,
 ) -> None:
     """The same scan under changed facts. --given: the facts as they are; the others are answered from the scan."""
     from metavoxel.counterfactual import counterfactual as change
@@ -206,7 +207,7 @@ def counterfactual(
     loaded = load(model)
     with _bar("counterfactual") as report:
         own = _values(given, "counterfactual")
-        made = change(loaded, scan, _changes(changes), own, image, progress=report)
+        made = change(loaded, scan, _changes(changes), own, image, steps, report)
     made.save(out)
     save_series(out / f"{made.name}.png", made)
     _say(f"{len(made)} changed scans in {out}")

@@ -47,7 +47,7 @@ def test_decoding_undoes_encoding(model, scan) -> None:
     """The scan's own facts lead back to the scan, up to what lies below the nearest level."""
     image = model.schema.image("T1w")
     entries = model._image(image, scan)[0]
-    path = _Path(model, image, 25)
+    path = _Path(model, image, 12)
     code = path.encode(entries, OWN, lambda done: None)
     back = path.decode(code, OWN, lambda done: None)
     other = path.decode(torch.randn_like(code), OWN, lambda done: None)
@@ -64,7 +64,8 @@ def test_own_facts_are_answered_from_the_scan(model, scan) -> None:
 
 def test_command_writes_a_series(run, untrained, scan, tmp_path) -> None:
     out = tmp_path / "out"
-    status, error = run("counterfactual", untrained, scan, "--set", "age=50:70:10", "--set", "sex=M", "-o", out)
+    status, error = run("counterfactual", untrained, scan, "--set", "age=50:70:10", "--set", "sex=M",
+                        "--steps", 3, "-o", out)  # fmt: skip
     assert status == 0, error
     table = pd.read_csv(out / "counterfactuals.csv")
     assert list(table["age"]) == [50, 60, 70] and set(table["sex"]) == {"M"}
