@@ -18,7 +18,7 @@ from metavoxel.augment import augment
 from metavoxel.config import Config
 from metavoxel.config import preset as preset_config
 from metavoxel.data.cohort import Cohort, read_cohort
-from metavoxel.denoiser import JointDenoiser
+from metavoxel.denoiser import JointDenoiser, told
 from metavoxel.diffusion import Given, expect, joint_loss
 from metavoxel.errors import MetavoxelError
 from metavoxel.latents import ImageCodec
@@ -68,7 +68,8 @@ def train(
             with _bar(f"reading {image.name}", quiet) as report:
                 stacks[image.name] = load_images(cohort, image, Path(scratch), report)
         columns = {scalar.name: cohort.column(scalar.name) for scalar in schema.scalars}
-        table = pd.DataFrame({name: column.to_numpy() for name, column in columns.items()}, index=_row_names(cohort))
+        table = pd.DataFrame({name: column.to_numpy() for name, column in columns.items()},
+                             index=pd.Index(cohort.table["participant_id"], name=None))  # fmt: skip
         people = cohort.table["participant_id"].to_numpy()
         return fit(schema, stacks, table, folder, config, people, resume=resume, start=start, device=device, quiet=quiet,
                    cache=Path(scratch))  # fmt: skip
@@ -117,7 +118,7 @@ def fit(
     training, validation = _split(people, config)
     schema = start.schema if start else schema.fit(table.iloc[training.numpy()])
     folder = Path(out)
-    sources = {}
+    facts, sources = _facts(schema, table), {}
     for image in schema.images:
         stack = stacks[image.name]
         own = stack.present[training]
@@ -130,7 +131,7 @@ def fit(
             )
         codec = ImageCodec(image, autoencoder)
         sources[image.name] = _Source.make(
-            codec, stack, training[own], config, cache, place, fitted=start is not None, quiet=quiet
+            codec, stack, training[own], facts, config, cache, place, fitted=start is not None, quiet=quiet
         )
     codecs = {name: source.codec for name, source in sources.items()}
     schema = schema.with_latents({name: codec.image.fitted for name, codec in codecs.items()})
@@ -168,6 +169,12 @@ def fit(
     return model
 
 
+def _facts(schema: Schema, table: pd.DataFrame) -> Tensor:
+    """(rows, facts): what each row's table says, 0 where it says nothing."""
+    values, known = schema.encode(table)
+    return told(schema.scalars, values, {name: 1.0 - there.float() for name, there in known.items()}, len(table))
+
+
 def _questions(
     schema: Schema, x0: State, observed: Observed, config: Config, rule: TimesRule, noise: Noise
 ) -> tuple[State, Observed, Times, Noise]:
@@ -201,15 +208,15 @@ class _Source:
 
     @classmethod
     def make(
-        cls, codec: ImageCodec, stack: ImageStack, training: Tensor, config: Config, cache: Path | None,
+        cls, codec: ImageCodec, stack: ImageStack, training: Tensor, facts: Tensor, config: Config, cache: Path | None,
         place: torch.device, *, fitted: bool, quiet: bool,
     ) -> "_Source":  # fmt: skip
         latents = None if codec.autoencoder is None else _encode_all(codec, stack, config, cache, place, quiet)
         marginal: list[Tensor] = []
         if not fitted:
             parts = training.split(VALIDATION_CHUNK)
-            raw = (torch.from_numpy(latents[0][p.numpy()]).float() if latents is not None else stack.rows(p)[:, None]
-                   for p in parts)  # fmt: skip
+            raw = ((torch.from_numpy(latents[0][p.numpy()]).float() if latents is not None else stack.rows(p)[:, None],
+                    facts[p]) for p in parts)  # fmt: skip
             codec, *marginal = codec.fit(raw)
         return cls(codec, stack, latents, config.augment, marginal)
 
@@ -376,10 +383,6 @@ def _describe(schema: Schema, table: pd.DataFrame, stacks: Mapping[str, ImageSta
             counts = v.encode(cells)[0].bincount(minlength=len(v.levels)).tolist()
             summary[v.name] = {"known": len(cells), "counts": dict(zip(v.levels, counts))}
     return summary
-
-
-def _row_names(cohort: Cohort) -> pd.Index:
-    return cohort.table["participant_id"].rename(None).pipe(pd.Index)
 
 
 @contextmanager

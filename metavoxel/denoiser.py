@@ -2,8 +2,8 @@
 
 Reals: x_0 = what the entry's own marginal N(m, s^2) says + c_out F, with c_out the sd that this leaves open (EDM's
 preconditioning, Karras et al. 2022, about a mean). For numbers m = 0, s = 1, which is the v-parameterisation (Salimans
-and Ho 2022); images have a mean and a spread at every entry, so the network starts from the mean brain. At t = 1 the
-prediction is m + s F, at t = 0 the value itself.
+and Ho 2022); images have a mean and a spread at every entry, and the mean moves linearly with the facts, so the network
+starts from the mean brain of such people. At t = 1 the prediction is m + s F, at t = 0 the value itself.
 Classes: log p(x_0) = F + log q(x_t | x_0), normalised. The network learns what the rest says about x_0; what the noised
 value itself says enters by Bayes' rule, exactly, for every chain.
 """
@@ -18,7 +18,7 @@ from metavoxel.diffusion import Coverage
 from metavoxel.nets.joint import JointNet, NetSettings, Scan
 from metavoxel.nets.tokens import TokenSpec
 from metavoxel.processes import Discrete
-from metavoxel.schema import Image, Schema, State, Times, Variable
+from metavoxel.schema import Categorical, Image, Scalar, Schema, State, Times, Variable
 
 
 class Marginal(nn.Module):
@@ -26,16 +26,19 @@ class Marginal(nn.Module):
 
     mean: Tensor
     variance: Tensor
+    slopes: Tensor
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
+    def __init__(self, shape: tuple[int, ...], facts: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("variance", torch.ones(shape))
+        self.register_buffer("slopes", torch.zeros(facts, *shape))
 
-    def set(self, mean: Tensor, variance: Tensor) -> None:
+    def set(self, mean: Tensor, variance: Tensor, slopes: Tensor) -> None:
         """Floors the variance: a background that never varied in training may vary a little in use."""
         self.mean.copy_(mean)
         self.variance.copy_(variance.clamp_min(0.02 * float(variance.mean())))
+        self.slopes.copy_(slopes)
 
     def seen(self, x: Tensor, tau: Tensor) -> Tensor:
         """The entries, and how far each is from its mean in units of its spread: (n, 2 channels, *grid). People differ
@@ -43,10 +46,12 @@ class Marginal(nn.Module):
         a = alpha(tau)
         return torch.cat([x, (x - a * self.mean) / torch.sqrt(a**2 * self.variance + sigma(tau) ** 2)], 1)
 
-    def clean(self, raw: Tensor, x: Tensor, tau: Tensor) -> Tensor:
+    def clean(self, raw: Tensor, x: Tensor, tau: Tensor, facts: Tensor) -> Tensor:
+        """facts: (n, facts), as `told`. Age moves every voxel by little: a network alone takes days to follow it."""
         a, noise = alpha(tau), sigma(tau)
         total = a**2 * self.variance + noise**2
-        own = self.mean + a * self.variance / total * (x - a * self.mean)
+        mean = self.mean + torch.tensordot(facts, self.slopes, dims=1)
+        own = mean + a * self.variance / total * (x - a * mean)
         return own + noise * torch.sqrt(self.variance / total) * raw
 
 
@@ -62,7 +67,8 @@ class JointDenoiser(nn.Module):
         dims = len(schema.images[0].shape) if schema.images else 3
         images = {image.name: image.fitted.channels for image in schema.images}
         self.net = JointNet(settings, dims, images, [_token(v) for v in schema.scalars])
-        self.marginals = nn.ModuleDict({image.name: Marginal(image.entry_shape) for image in schema.images})
+        facts = sum(fact_width(v) for v in schema.scalars)
+        self.marginals = nn.ModuleDict({image.name: Marginal(image.entry_shape, facts) for image in schema.images})
 
     @property
     def device(self) -> torch.device:
@@ -117,10 +123,34 @@ class JointDenoiser(nn.Module):
             if isinstance(v.process, Discrete):
                 clean[v.name] = torch.log_softmax(raw[v.name] + v.process.likelihood(x, tau), -1)
             elif isinstance(v, Image):
-                clean[v.name] = self.marginals[v.name].clean(raw[v.name], x, tau)  # type: ignore[operator]
+                facts = told(self.schema.scalars, state, times, len(x))
+                clean[v.name] = self.marginals[v.name].clean(raw[v.name], x, tau, facts)  # type: ignore[operator]
             else:
                 clean[v.name] = alpha(tau) * x - sigma(tau) * raw[v.name]
         return clean
+
+
+def fact_width(v: Scalar) -> int:
+    """How many numbers `told` makes of a scalar."""
+    return v.process.levels if isinstance(v.process, Discrete) else 1
+
+
+def told(scalars: Sequence[Scalar], state: State, times: Times, rows: int) -> Tensor:
+    """What the scalars say by themselves, (rows, facts), each of mean 0 over people and 0 where absent.
+
+    A number's own estimate E[x_0 | x_t] under N(0, 1); of a class, p(x_0 | x_t) under its marginal, less the marginal.
+    Of several rows for each row of the images, the first speaks.
+    """
+    parts = []
+    for v in scalars:
+        x, t = (part[v.name].reshape(rows, -1)[:, 0] for part in (state, times))
+        tau = v.clock.tau(t)
+        if isinstance(v, Categorical):
+            prior = torch.tensor(v.marginal, device=x.device)
+            parts.append(torch.softmax(prior.log() + v.process.likelihood(x, tau), -1) - prior)
+        else:
+            parts.append((alpha(tau) * x)[:, None])
+    return torch.cat(parts, 1) if parts else torch.zeros(rows, 0, device=next(iter(state.values())).device)
 
 
 class FrozenScan:

@@ -11,6 +11,8 @@ from metavoxel.nets.autoencoder import Autoencoder
 from metavoxel.schema import Image, Latent
 
 CHUNK = 32
+RIDGE = 10.0
+"""Pseudo-people of the average kind, against chance in small cohorts."""
 
 
 class ImageCodec:
@@ -43,13 +45,17 @@ class ImageCodec:
             return x[:, 0]
         return torch.cat([self.autoencoder.decode(part)[:, 0] for part in x.split(CHUNK)])
 
-    def fit(self, batches: Iterator[Tensor]) -> tuple["ImageCodec", Tensor, Tensor]:
-        """The same codec, standardised by raw entries (n, channels, *grid) of training images, seen once; and the mean
-        and variance of every standardised entry, (channels, *grid) each."""
+    def fit(self, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple["ImageCodec", Tensor, Tensor, Tensor]:
+        """The same codec, standardised by raw entries (n, channels, *grid) of training images, seen once, each with its
+        facts (n, facts); then of every standardised entry the mean, the variance, both (channels, *grid), and its slopes
+        on the facts (facts, channels, *grid), by ridge regression."""
         count, total, square = 0, None, None
-        for raw in batches:
-            raw = raw.double()
+        cross = inner = told = torch.zeros(())
+        for raw, facts in batches:
+            raw, facts = raw.double(), facts.double()
             count += len(raw)
+            cross = cross + torch.tensordot(facts.T, raw, dims=1)
+            inner, told = inner + facts.T @ facts, told + facts.sum(0)
             total = raw.sum(0) if total is None else total + raw.sum(0)
             square = (raw**2).sum(0) if square is None else square + (raw**2).sum(0)
         assert total is not None and square is not None, "fit needs at least one batch"
@@ -59,6 +65,9 @@ class ImageCodec:
         each = (-1, *(1,) * len(spatial))
         entry_mean = (total / count - mean.reshape(each)) / sd.reshape(each)
         entry_variance = (square / count - (total / count) ** 2).clamp_min(0) / sd.reshape(each) ** 2
+        cross = cross - torch.tensordot(told[:, None], (total / count)[None], dims=1)
+        inner = inner - told[:, None] * told / count + RIDGE * torch.eye(len(told), dtype=torch.float64)
+        slopes = torch.linalg.solve(inner, cross.flatten(1)).reshape(cross.shape) / sd.reshape(each)
         latent = Latent(
             channels=total.shape[0],
             grid=tuple(total.shape[1:]),
@@ -67,7 +76,7 @@ class ImageCodec:
             marginal_variance=max(float(entry_variance.mean()), 1e-3),
         )
         codec = ImageCodec(replace(self.image, latent=latent), self.autoencoder)
-        return codec, entry_mean.float(), entry_variance.float()
+        return codec, entry_mean.float(), entry_variance.float(), slopes.float()
 
     def _per_channel(self, values: tuple[float, ...], like: Tensor) -> Tensor:
         return torch.tensor(values, device=like.device).reshape(-1, *(1,) * len(self.image.shape))

@@ -2,14 +2,18 @@
 
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import metavoxel as mv
 from metavoxel.codecs import Standard
-from metavoxel.denoiser import JointDenoiser
+from metavoxel.denoiser import JointDenoiser, told
 from metavoxel.diffusion import Given, expect, joint_loss, sample
 from metavoxel.nets.joint import NetSettings
 from metavoxel.noise import Noise
@@ -292,3 +296,36 @@ def test_an_untrained_network_loses_what_the_marginal_does() -> None:
         classes = not isinstance(v, Image | Continuous)
         expected = math.log(len(v.levels)) / v.baseline_loss(torch.tensor(math.inf)) if classes else 1.0  # type: ignore[union-attr]
         assert float(loss.parts[v.name]) == pytest.approx(float(expected), rel=0.2), v.name
+
+
+def test_told_is_nothing_where_absent_and_all_where_known() -> None:
+    schema = _facts_schema()
+    values = {"age": torch.tensor([1.5, 1.5, 1.5]), "sex": torch.tensor([1, 1, 1])}
+    times = {name: torch.tensor([0.0, 0.5, 1.0]) for name in values}
+    known, between, absent = told(schema.scalars, values, times, 3)
+    assert torch.allclose(known, torch.tensor([1.5, -0.75, 0.75]), atol=1e-5)
+    assert torch.allclose(absent, torch.zeros(3), atol=1e-6)
+    assert 0 < between[0] < 1.5 and 0 < between[2] < 0.75 and abs(between[1:].sum()) < 1e-6
+
+
+def test_images_start_from_the_mean_of_such_people(tmp_path: Path) -> None:
+    """Hardly trained, the model draws bright images of the old and flat ones of men, as the cohort has them."""
+    rng = np.random.default_rng(0)
+    age, male = rng.uniform(20, 90, 300), rng.random(300) < 0.5
+    images = rng.normal(0, 0.1, (300, 6, 6)) + 0.01 * age[:, None, None]
+    images[:, :3] += 0.5 * male[:, None, None]
+    table = pd.DataFrame({"age": age, "sex": np.where(male, "M", "F")}).mask(rng.random((300, 2)) < 0.1)
+    schema = mv.Schema([mv.Image("scan", (6, 6)), mv.Continuous("age"), mv.Categorical("sex", ("F", "M"))])
+    config = mv.preset("tiny", augment=False, reading=0, net={"widths": (8,), "patch": 1, "token_width": 16},
+                       joint={"steps": 1, "batch": 8, "validate_every": 1})  # fmt: skip
+    model = mv.fit(schema, {"scan": images}, table, tmp_path / "m", config, quiet=True)
+    mean = {(a, s): model.sample({"age": a, "sex": s}, ["scan"], n=200, steps=5).mean("scan")
+            for a in (30, 80) for s in ("F", "M")}  # fmt: skip
+    assert (mean[80, "F"] - mean[30, "F"]).mean() == pytest.approx(0.5, abs=0.1)
+    assert (mean[80, "M"] - mean[80, "F"])[:3].mean() == pytest.approx(0.5, abs=0.12)
+    assert (mean[80, "M"] - mean[80, "F"])[3:].mean() == pytest.approx(0.0, abs=0.12)
+
+
+def _facts_schema() -> mv.Schema:
+    scale = mv.Continuous("age").fit(pd.Series([0.0, 1.0, 2.0]))
+    return mv.Schema([scale, mv.Categorical("sex", ("F", "M"), marginal=(0.75, 0.25))])
