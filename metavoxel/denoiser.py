@@ -150,7 +150,7 @@ def told(scalars: Sequence[Scalar], state: State, times: Times, rows: int) -> Te
             parts.append(torch.softmax(prior.log() + v.process.likelihood(x, tau), -1) - prior)
         else:
             parts.append((alpha(tau) * x)[:, None])
-    return torch.cat(parts, 1) if parts else torch.zeros(rows, 0, device=next(iter(state.values())).device)
+    return torch.cat(parts, 1) if parts else torch.zeros(rows, 0, device=next(iter(state.values()), torch.empty(0)).device)
 
 
 class FrozenScan:

@@ -326,6 +326,15 @@ def test_images_start_from_the_mean_of_such_people(tmp_path: Path) -> None:
     assert (mean[80, "M"] - mean[80, "F"])[3:].mean() == pytest.approx(0.0, abs=0.12)
 
 
+def test_a_model_of_images_alone_trains(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).normal(size=(20, 6, 6))
+    config = mv.preset("tiny", augment=False, net={"widths": (8,), "patch": 1, "token_width": 16},
+                       joint={"steps": 1, "batch": 4, "validate_every": 1})  # fmt: skip
+    schema = mv.Schema([mv.Image("scan", (6, 6))])
+    model = mv.fit(schema, {"scan": images}, pd.DataFrame(index=range(20)), tmp_path / "m", config, quiet=True)
+    assert model.sample(n=2, steps=2)["scan"].shape == (2, 6, 6)
+
+
 def _facts_schema() -> mv.Schema:
     scale = mv.Continuous("age").fit(pd.Series([0.0, 1.0, 2.0]))
     return mv.Schema([scale, mv.Categorical("sex", ("F", "M"), marginal=(0.75, 0.25))])
