@@ -4,18 +4,19 @@ recipe (shared times, replacement, 50 steps, 3 draws) trained on the same scans 
     python bench/tiny.py [--paper]      # --paper: the paper's recipe too
 """
 
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from common import record
 from demo import run_demo
+from phantom import ours, paper, paper_model, record_model
 
+import metavoxel as mv
 from metavoxel.data.phantom import write_cohort
 from metavoxel.demo import TRAINING_PEOPLE, TRAINING_SUBJECTS
 
-JUDGE = [sys.executable, str(Path(__file__).with_name("phantom.py"))]
+PEOPLE, PAPER_PEOPLE = 1000, 200
 
 
 def main() -> None:
@@ -23,11 +24,12 @@ def main() -> None:
         folder = Path(scratch)
         size = f"{TRAINING_SUBJECTS} training scans, 200 fresh subjects"
         record("demo_train", size, run_demo(folder / "demo", "--train"))
-        model = str(folder / "demo" / "model")
-        subprocess.run([*JUDGE, "ours", "--model", model, "-n", "1000", "--name", "tiny"], check=True)
+        tiny = mv.load(folder / "demo" / "model")
+        record_model("tiny", tiny, PEOPLE, ours(tiny, PEOPLE))
         if "--paper" in sys.argv:
             cohort = write_cohort(folder / "cohort", TRAINING_SUBJECTS, seed=TRAINING_PEOPLE)
-            subprocess.run([*JUDGE, "paper", "--cohort", str(cohort), "-n", "200", "--name", "paper_recipe"], check=True)
+            theirs = paper_model(cohort, mv.preset("tiny"))
+            record_model("paper_recipe", theirs, PAPER_PEOPLE, paper(theirs, PAPER_PEOPLE))
 
 
 if __name__ == "__main__":

@@ -118,7 +118,9 @@ def fit(
     training, validation = _split(people, config)
     schema = start.schema if start else schema.fit(table.iloc[training.numpy()])
     folder = Path(out)
-    facts, sources = _facts(schema, table), {}
+    scalars, known = schema.encode(table)
+    absent = {name: 1.0 - there.float() for name, there in known.items()}
+    facts, sources = told(schema.scalars, scalars, absent, len(table)), {}
     for image in schema.images:
         stack = stacks[image.name]
         own = stack.present[training]
@@ -135,7 +137,7 @@ def fit(
         )
     codecs = {name: source.codec for name, source in sources.items()}
     schema = schema.with_latents({name: codec.image.fitted for name, codec in codecs.items()})
-    data = _Data(schema, sources, table, place)
+    data = _Data(schema, sources, scalars, known, place)
     denoiser = JointDenoiser(schema, config.net, config.times).to(place)
     if start:
         denoiser.load_state_dict(start.denoiser.state_dict())
@@ -167,12 +169,6 @@ def fit(
     model = MetaVoxel(schema, denoiser, codecs, config, summary)
     model.save(folder)
     return model
-
-
-def _facts(schema: Schema, table: pd.DataFrame) -> Tensor:
-    """(rows, facts): what each row's table says, 0 where it says nothing."""
-    values, known = schema.encode(table)
-    return told(schema.scalars, values, {name: 1.0 - there.float() for name, there in known.items()}, len(table))
 
 
 def _questions(
@@ -235,10 +231,10 @@ class _Data:
     """The whole cohort, a batch at a time."""
 
     def __init__(
-        self, schema: Schema, sources: Mapping[str, _Source], table: pd.DataFrame, place: torch.device
+        self, schema: Schema, sources: Mapping[str, _Source], scalars: State, known: Observed, place: torch.device
     ) -> None:
         self.schema, self.sources, self.place = schema, sources, place
-        self.scalars, self.known = schema.encode(table)
+        self.scalars, self.known = scalars, known
 
     def batch(self, rows: Tensor, noise: Noise | None = None) -> tuple[State, Observed]:
         rows = rows.cpu()

@@ -22,6 +22,9 @@ app = typer.Typer(
 )  # fmt: skip
 
 ModelArg = Annotated[str, typer.Argument(help="Model folder, hf://owner/name, or a packaged model: phantom.")]
+ImageOption = Annotated[
+    str | None, typer.Option(help="Which image of the model the scan is; default: its first.")
+]
 SeedOption = Annotated[int, typer.Option(help="Same seed, same machine, same answer.")]
 GivenOption = Annotated[
     list[str] | None,
@@ -170,7 +173,7 @@ def inpaint(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for completions, their spread and a picture.")],
     given: GivenOption = None,
     n: Annotated[int, typer.Option("-n", min=1, help="Number of completions.")] = 4,
-    image: Annotated[str | None, typer.Option(help="Which image of the model the scan is; default: its first.")] = None,
+    image: ImageOption = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Sampler steps.")] = None,
     seed: SeedOption = 0,
 ) -> None:
@@ -196,7 +199,7 @@ def counterfactual(
         list[str], typer.Option("--set", help="A changed fact: NAME=VALUE, or NAME=FIRST:LAST:STEP for a series.")
     ],
     given: GivenOption = None,
-    image: Annotated[str | None, typer.Option(help="Which image of the model the scan is; default: its first.")] = None,
+    image: ImageOption = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps of the path, each way.")] = 25,
 ) -> None:
     """The same scan under changed facts. --given: the facts as they are; the others are answered from the scan."""

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from metavoxel.clocks import alpha, sigma
-from metavoxel.data.prepare import Geometry, restore_change
+from metavoxel.data.prepare import Geometry, conform, restore_change
 from metavoxel.data.volume import Volume, read_volume, write_series, write_volume
 from metavoxel.diffusion import Given
 from metavoxel.errors import MetavoxelError
 from metavoxel.files import atomic_write, make_folder
-from metavoxel.loading import Progress, load_scan
+from metavoxel.loading import Progress, grid_of
 from metavoxel.model import MetaVoxel
 from metavoxel.posterior import Posterior, encode_facts
 from metavoxel.schema import Categorical, Image, full_level
@@ -96,7 +96,8 @@ def counterfactual(
         raise MetavoxelError("no fact is changed; say which, for example age=80")
     for change in changes:
         encode_facts(model.schema, change, model.device)
-    volume, conformed = read_volume(scan), load_scan(Path(scan), image)
+    volume = read_volume(scan)
+    conformed = conform(volume, grid_of(image, Path(scan)))
     entries = model.codecs[image.name].encode(torch.from_numpy(conformed.array).float()[None].to(model.device))
     told = model.posterior(own).with_image(image.name, Given(entries), conformed.geometry)
     facts = {**own_facts(told), **(own or {})}

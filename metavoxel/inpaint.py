@@ -7,6 +7,7 @@ than the scan; at the mask's border it is lifted to the scan's own values, and t
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -43,18 +44,11 @@ class Inpainting:
 
     def completion(self, draw: int) -> Volume:
         """One completed scan, on its own voxels and in its own intensity units."""
-        assert self.draws.geometry is not None
-        made = restore(self.draws[self.name][draw].astype(np.float32), self.draws.geometry)
-        return Volume(seamless(self.scan.array, made.array, self.hole), self.scan.affine)
+        return self._with_hole(self.scan.array, self._fillings[draw])
 
     def std(self) -> Volume:
         """Standard deviation over the completions of every voxel, in the scan's units; 0 outside of the hole."""
-        total, square = np.zeros(self.scan.shape), np.zeros(self.scan.shape)
-        for draw in range(len(self)):  # one at a time: a completion at full resolution is large
-            array = self.completion(draw).array - self.scan.array
-            total, square = total + array, square + array.astype(np.float64) ** 2
-        variance = (square - total**2 / len(self)) / max(1, len(self) - 1)
-        return Volume(np.sqrt(variance.clip(0)).astype(np.float32), self.scan.affine)
+        return self._with_hole(np.zeros_like(self.scan.array), self._fillings.std(0, ddof=min(1, len(self) - 1)))
 
     def save(self, folder: str | Path) -> list[Path]:
         """samples.csv, completion-0000_NAME.nii.gz and so on, and NAME_sd.nii.gz; returns the files."""
@@ -67,6 +61,18 @@ class Inpainting:
             files.append(folder / f"{self.name}_sd.nii.gz")
             write_volume(self.std(), files[-1])
         return files
+
+    @cached_property
+    def _fillings(self) -> np.ndarray:
+        """(completions, voxels of the hole): all that differs from the scan."""
+        assert self.draws.geometry is not None
+        made = (restore(array.astype(np.float32), self.draws.geometry).array for array in self.draws[self.name])
+        return np.stack([seamless(self.scan.array, array, self.hole)[self.hole] for array in made])
+
+    def _with_hole(self, around: np.ndarray, inside: np.ndarray) -> Volume:
+        array = around.copy()
+        array[self.hole] = inside
+        return Volume(array, self.scan.affine)
 
 
 def inpaint(

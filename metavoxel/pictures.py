@@ -53,8 +53,7 @@ def save_mosaic(path: Path, images: np.ndarray, facts: pd.DataFrame, spacing: Se
         notes.append("left of the picture = left of the person (neurological convention)")
     notes.append(" x ".join(f"{mm:g}" for mm in spacing[: images.ndim - 1]) + " mm")
     png = mosaic(images[:shown], captions, spacing, note="; ".join(notes))
-    with atomic_write(path, "wb") as file:
-        file.write(png)
+    _save(png, path)
 
 
 def save_completions(path: Path, filled: "Inpainting") -> None:
@@ -73,8 +72,7 @@ def save_completions(path: Path, filled: "Inpainting") -> None:
     turned = [to_ras(image, filled.scan.affine)[0] for image in (*images, hole)]
     centre = [round(float(c)) for c in np.argwhere(turned[-1]).mean(0)]
     png = mosaic(np.stack(turned[:-1]), captions, _ras_spacing(filled.scan), at=centre)
-    with atomic_write(path, "wb") as file:
-        file.write(png)
+    _save(png, path)
 
 
 def save_series(path: Path, made: "Counterfactuals") -> None:
@@ -84,6 +82,10 @@ def save_series(path: Path, made: "Counterfactuals") -> None:
     captions = ["as it is: " + _caption(made.own), *(_caption(change) for change in made.changes[:shown])]
     turned = np.stack([to_ras(volume.array, volume.affine)[0] for volume in volumes])
     png = mosaic(turned, captions, _ras_spacing(made.scan), columns=min(len(turned), 4))
+    _save(png, path)
+
+
+def _save(png: bytes, path: Path) -> None:
     with atomic_write(path, "wb") as file:
         file.write(png)
 

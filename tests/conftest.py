@@ -34,6 +34,12 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def scan(phantoms: Path) -> Path:
+    """One of them."""
+    return next(phantoms.glob("sub-*/anat/*.nii.gz"))
+
+
+@pytest.fixture(scope="session")
 def untrained(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder after two steps of training: right in form, worthless in content."""
     folder = tmp_path_factory.mktemp("models") / "model"

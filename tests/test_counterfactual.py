@@ -23,11 +23,6 @@ def model(untrained: Path) -> mv.MetaVoxel:
     return model
 
 
-@pytest.fixture(scope="module")
-def scan(phantoms: Path) -> Path:
-    return next(phantoms.glob("sub-*/anat/*.nii.gz"))
-
-
 OWN = {"age": 50.0, "sex": "F"}
 
 

@@ -19,11 +19,6 @@ def model(untrained: Path) -> mv.MetaVoxel:
     return mv.load(untrained)
 
 
-@pytest.fixture(scope="module")
-def scan(phantoms: Path) -> Path:
-    return next(phantoms.glob("sub-*/anat/*.nii.gz"))
-
-
 @pytest.fixture
 def masked(scan: Path, tmp_path: Path):
     def make(*box: slice, affine: np.ndarray | None = None, shape: tuple[int, ...] | None = None) -> Path:

@@ -13,11 +13,6 @@ def model(untrained: Path) -> mv.MetaVoxel:
     return mv.load(untrained)
 
 
-@pytest.fixture(scope="module")
-def scan(phantoms: Path) -> Path:
-    return next(phantoms.glob("sub-*/anat/*.nii.gz"))
-
-
 def _count_encodings(model: mv.MetaVoxel, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls: list[int] = []
     encoder = model.denoiser.net.encoder
