@@ -20,11 +20,12 @@ CONFIG = mv.preset(
     "tiny",
     augment=False,
     reading=0,
+    mean_by_facts=False,
     times={"kind": "mixture", "read": 0.35},
     net={"widths": (48, 96), "patch": 1, "token_width": 64},
-    joint={"steps": 700, "batch": 128, "rate": 2e-3, "average": 0.99, "validate_every": 100},
+    joint={"steps": 850, "batch": 128, "rate": 2e-3, "average": 0.99, "validate_every": 100},
 )
-DRAWS = 40
+DRAWS = 100
 
 
 def main() -> None:

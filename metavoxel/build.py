@@ -120,7 +120,9 @@ def fit(
     folder = Path(out)
     scalars, known = schema.encode(table)
     absent = {name: 1.0 - there.float() for name, there in known.items()}
-    facts, sources = told(schema.scalars, scalars, absent, len(table)), {}
+    says = told(schema.scalars, scalars, absent, len(table))
+    facts = torch.cat([torch.zeros(len(table), 0), *(fact.mean for fact in says)], 1) * config.mean_by_facts
+    sources = {}
     for image in schema.images:
         stack = stacks[image.name]
         own = stack.present[training]
@@ -213,7 +215,7 @@ class _Source:
             parts = training.split(VALIDATION_CHUNK)
             raw = ((torch.from_numpy(latents[0][p.numpy()]).float() if latents is not None else stack.rows(p)[:, None],
                     facts[p]) for p in parts)  # fmt: skip
-            codec, *marginal = codec.fit(raw)
+            codec, marginal = codec.fit(raw)
         return cls(codec, stack, latents, config.augment, marginal)
 
     def entries(self, rows: Tensor, noise: Noise | None, place: torch.device) -> Tensor:

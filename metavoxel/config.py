@@ -54,6 +54,9 @@ class Config:
     reading: int = Field(default=0, ge=0)
     """First steps of the joint training that ask for facts of known scans only (times: mixture). Nothing is decoded, so
     they cost half, and what shows faintly in a scan is found sooner than beside the loss of images."""
+    mean_by_facts: bool = True
+    """Images start from the mean image of people with the given facts, linear in them: what acts faintly on every voxel,
+    as age on a brain, is there at once. Where a fact decides most of the image, off learns more of it (docs)."""
     augment: bool = True
     """Left-right flips, moves by whole voxels and gains of the training images."""
     validation: float = Field(default=0.1, gt=0, lt=1)

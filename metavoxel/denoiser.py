@@ -9,6 +9,7 @@ value itself says enters by Bayes' rule, exactly, for every chain.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,23 @@ from metavoxel.diffusion import Coverage
 from metavoxel.nets.joint import JointNet, NetSettings, Scan
 from metavoxel.nets.tokens import TokenSpec
 from metavoxel.processes import Discrete
-from metavoxel.schema import Categorical, Image, Scalar, Schema, State, Times, Variable
+from metavoxel.schema import Categorical, Scalar, Schema, State, Times, Variable
+
+
+@dataclass(frozen=True)
+class Told:
+    """What one scalar says by itself of its facts: (rows, width) each."""
+
+    mean: Tensor
+    """E[fact | x_t], each fact of mean 0 over people; 0 where the scalar is absent."""
+    variance: Tensor
+    chances: Tensor | None = None
+    """A class's p(x_0 | x_t): its facts are not independent, Cov = diag(p) - p p^T."""
+
+    def rows(self, index: Tensor) -> "Told":
+        """Only these rows."""
+        chances = None if self.chances is None else self.chances[index]
+        return Told(self.mean[index], self.variance[index], chances)
 
 
 class Marginal(nn.Module):
@@ -27,31 +44,57 @@ class Marginal(nn.Module):
     mean: Tensor
     variance: Tensor
     slopes: Tensor
+    residual: Tensor
 
     def __init__(self, shape: tuple[int, ...], facts: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("variance", torch.ones(shape))
         self.register_buffer("slopes", torch.zeros(facts, *shape))
+        self.register_buffer("residual", torch.ones(shape))
 
-    def set(self, mean: Tensor, variance: Tensor, slopes: Tensor) -> None:
-        """Floors the variance: a background that never varied in training may vary a little in use."""
+    def set(self, mean: Tensor, variance: Tensor, slopes: Tensor, residual: Tensor) -> None:
+        """residual: the variance about the mean of people with the same facts. Floors the variances: a background that
+        never varied in training may vary a little in use."""
+        floor = 0.02 * float(variance.mean())
         self.mean.copy_(mean)
-        self.variance.copy_(variance.clamp_min(0.02 * float(variance.mean())))
+        self.variance.copy_(variance.clamp_min(floor))
         self.slopes.copy_(slopes)
+        self.residual.copy_(residual.clamp_min(floor))
 
-    def seen(self, x: Tensor, tau: Tensor) -> Tensor:
-        """The entries, and how far each is from its mean in units of its spread: (n, 2 channels, *grid). People differ
-        by a few per cent of an image's contrast; shown as deviations, that is what the network sees first."""
+    def alone(self) -> "Normal":
+        """Of people of whom nothing is told."""
+        return Normal(self.mean, self.variance)
+
+    def given(self, facts: Sequence[Told]) -> "Normal":
+        """Of people of whom so much is told, (rows, channels, *grid). Age moves every voxel by little: a network alone
+        takes days to follow it. What a fact leaves open of itself is spread along its slopes."""
+        mean, variance = self.mean[None], self.residual[None]
+        for fact, slopes in zip(facts, self.slopes.split([fact.mean.shape[1] for fact in facts])):
+            mean = mean + torch.tensordot(fact.mean, slopes, dims=1)
+            variance = variance + torch.tensordot(fact.variance, slopes**2, dims=1)
+            if fact.chances is not None:
+                variance = variance - torch.tensordot(fact.chances, slopes, dims=1) ** 2
+        return Normal(mean, torch.maximum(variance, self.residual))
+
+
+@dataclass(frozen=True)
+class Normal:
+    """What is expected of every entry of an image: independent normal laws, (rows or 1, channels, *grid) each."""
+
+    mean: Tensor
+    variance: Tensor
+
+    def deviation(self, x: Tensor, tau: Tensor) -> Tensor:
+        """How far each noised entry is from its mean, in units of its spread."""
         a = alpha(tau)
-        return torch.cat([x, (x - a * self.mean) / torch.sqrt(a**2 * self.variance + sigma(tau) ** 2)], 1)
+        return (x - a * self.mean) / torch.sqrt(a**2 * self.variance + sigma(tau) ** 2)
 
-    def clean(self, raw: Tensor, x: Tensor, tau: Tensor, facts: Tensor) -> Tensor:
-        """facts: (n, facts), as `told`. Age moves every voxel by little: a network alone takes days to follow it."""
+    def clean(self, raw: Tensor, x: Tensor, tau: Tensor) -> Tensor:
+        """The normal law's own E[x_0 | x_t], corrected by raw in units of the sd that it leaves open."""
         a, noise = alpha(tau), sigma(tau)
         total = a**2 * self.variance + noise**2
-        mean = self.mean + torch.tensordot(facts, self.slopes, dims=1)
-        own = mean + a * self.variance / total * (x - a * mean)
+        own = self.mean + a * self.variance / total * (x - a * self.mean)
         return own + noise * torch.sqrt(self.variance / total) * raw
 
 
@@ -77,57 +120,59 @@ class JointDenoiser(nn.Module):
     def forward(self, state: State, times: Times) -> State:
         scan = self._encode(state, times)
         tokens = self._attend(state, times, scan)
-        raw = self.net.tokens.read(tokens)
+        clean = self.clean_scalars(self.net.tokens.read(tokens), state, times)
         if scan is not None:
-            rows = len(scan.features.embedding)
-            raw |= self._decode(scan, tokens.unflatten(0, (rows, -1))[:, 0], times)
-        return self.clean(self.schema.variables, raw, state, times)
+            tokens = tokens.unflatten(0, (len(scan.features.embedding), -1))[:, 0]
+            clean |= self._images(scan, tokens, state, times)
+        return clean
 
-    def _decode(self, scan: Scan, tokens: Tensor, times: Times) -> State:
-        """Raw values of the images; rows whose images are all known are not decoded: there is nothing to predict."""
-        names = [image.name for image in self.schema.images]
-        asked = torch.stack([times[name].flatten(1).amax(1) > 0 for name in names]).any(0)
-        if asked.all():
-            return self.net.decode(scan, tokens)
-        channels = {image.name: image.fitted.channels for image in self.schema.images}
-        raw = {name: torch.zeros_like(times[name]).repeat(1, c, *(1,) * (times[name].dim() - 2))
-               for name, c in channels.items()}  # fmt: skip
+    def clean_scalars(self, raw: State, state: State, times: Times) -> State:
+        """Raw outputs -> clean predictions."""
+        clean = {}
+        for v in self.schema.scalars:
+            x, tau = state[v.name], v.clock.tau(times[v.name])
+            if isinstance(v.process, Discrete):
+                clean[v.name] = torch.log_softmax(raw[v.name] + v.process.likelihood(x, tau), -1)
+            else:
+                clean[v.name] = alpha(tau) * x - sigma(tau) * raw[v.name]
+        return clean
+
+    def _images(self, scan: Scan, tokens: Tensor, state: State, times: Times) -> State:
+        """Clean images; rows whose images are all known stay as they are: there is nothing to predict."""
+        images = self.schema.images
+        clean = {image.name: state[image.name] for image in images}
+        asked = torch.stack([times[image.name].flatten(1).amax(1) > 0 for image in images]).any(0)
         if not asked.any():
-            return raw
-        rows = asked.nonzero()[:, 0]
-        decoded = self.net.decode(scan.rows(rows), tokens[rows])
-        return {name: raw[name].index_copy(0, rows, decoded[name]) for name in names}
+            return clean
+        facts = told(self.schema.scalars, state, times, len(asked))
+        if not asked.all():
+            rows = asked.nonzero()[:, 0]
+            scan, tokens, facts = scan.rows(rows), tokens[rows], [fact.rows(rows) for fact in facts]
+            state, times = ({v.name: part[v.name][rows] for v in images} for part in (state, times))
+        raw = self.net.decode(scan, tokens)
+        found = {}
+        for image in images:
+            law: Normal = self.marginals[image.name].given(facts)  # type: ignore[operator]
+            found[image.name] = law.clean(raw[image.name], state[image.name], image.clock.tau(times[image.name]))
+        return found if asked.all() else {name: clean[name].index_copy(0, rows, x) for name, x in found.items()}
 
     def freeze(self, images: State, times: Times) -> "FrozenScan":
         """The denoiser of the scalars for these images (rows, ...), whose features are computed here, once."""
         return FrozenScan(self, self._encode(images, times))
 
     def _encode(self, state: State, times: Times) -> Scan | None:
+        """People differ by a few per cent of an image's contrast; shown as deviations, that is what is seen first."""
         if not self.schema.images:
             return None
-        seen = {
-            image.name: self.marginals[image.name].seen(state[image.name], image.clock.tau(times[image.name]))  # type: ignore[operator]
-            for image in self.schema.images
-        }
+        seen = {}
+        for image in self.schema.images:
+            x, tau = state[image.name], image.clock.tau(times[image.name])
+            seen[image.name] = torch.cat([x, self.marginals[image.name].alone().deviation(x, tau)], 1)  # type: ignore[operator]
         return self.net.encode(seen, times)
 
     def _attend(self, state: State, times: Times, scan: Scan | None) -> Tensor:
         names = [v.name for v in self.schema.scalars]
         return self.net.attend({k: state[k] for k in names}, {k: times[k] for k in names}, scan)
-
-    def clean(self, variables: Sequence[Variable], raw: State, state: State, times: Times) -> State:
-        """Raw outputs -> clean predictions."""
-        clean = {}
-        for v in variables:
-            x, tau = state[v.name], v.clock.tau(times[v.name])
-            if isinstance(v.process, Discrete):
-                clean[v.name] = torch.log_softmax(raw[v.name] + v.process.likelihood(x, tau), -1)
-            elif isinstance(v, Image):
-                facts = told(self.schema.scalars, state, times, len(x))
-                clean[v.name] = self.marginals[v.name].clean(raw[v.name], x, tau, facts)  # type: ignore[operator]
-            else:
-                clean[v.name] = alpha(tau) * x - sigma(tau) * raw[v.name]
-        return clean
 
 
 def fact_width(v: Scalar) -> int:
@@ -135,11 +180,10 @@ def fact_width(v: Scalar) -> int:
     return v.process.levels if isinstance(v.process, Discrete) else 1
 
 
-def told(scalars: Sequence[Scalar], state: State, times: Times, rows: int) -> Tensor:
-    """What the scalars say by themselves, (rows, facts), each of mean 0 over people and 0 where absent.
+def told(scalars: Sequence[Scalar], state: State, times: Times, rows: int) -> list[Told]:
+    """What each scalar says by itself. Of several rows for each row of the images, the first speaks.
 
-    A number's own estimate E[x_0 | x_t] under N(0, 1); of a class, p(x_0 | x_t) under its marginal, less the marginal.
-    Of several rows for each row of the images, the first speaks.
+    A number: its posterior under N(0, 1), N(a x_t, sigma^2). A class: p(x_0 | x_t) under its marginal, less the marginal.
     """
     parts = []
     for v in scalars:
@@ -147,10 +191,11 @@ def told(scalars: Sequence[Scalar], state: State, times: Times, rows: int) -> Te
         tau = v.clock.tau(t)
         if isinstance(v, Categorical):
             prior = torch.tensor(v.marginal, device=x.device)
-            parts.append(torch.softmax(prior.log() + v.process.likelihood(x, tau), -1) - prior)
+            chances = torch.softmax(prior.log() + v.process.likelihood(x, tau), -1)
+            parts.append(Told(chances - prior, chances, chances))
         else:
-            parts.append((alpha(tau) * x)[:, None])
-    return torch.cat(parts, 1) if parts else torch.zeros(rows, 0, device=next(iter(state.values()), torch.empty(0)).device)
+            parts.append(Told((alpha(tau) * x)[:, None], (sigma(tau) ** 2)[:, None]))
+    return parts
 
 
 class FrozenScan:
@@ -163,7 +208,7 @@ class FrozenScan:
 
     def __call__(self, state: State, times: Times) -> State:
         tokens = self.denoiser._attend(state, times, self.scan)
-        return self.denoiser.clean(self.denoiser.schema.scalars, self.denoiser.net.tokens.read(tokens), state, times)
+        return self.denoiser.clean_scalars(self.denoiser.net.tokens.read(tokens), state, times)
 
     def freeze(self, images: State, times: Times) -> "FrozenScan":
         return self

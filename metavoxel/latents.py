@@ -45,10 +45,10 @@ class ImageCodec:
             return x[:, 0]
         return torch.cat([self.autoencoder.decode(part)[:, 0] for part in x.split(CHUNK)])
 
-    def fit(self, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple["ImageCodec", Tensor, Tensor, Tensor]:
+    def fit(self, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple["ImageCodec", list[Tensor]]:
         """The same codec, standardised by raw entries (n, channels, *grid) of training images, seen once, each with its
-        facts (n, facts); then of every standardised entry the mean, the variance, both (channels, *grid), and its slopes
-        on the facts (facts, channels, *grid), by ridge regression."""
+        facts (n, facts); then of every standardised entry the mean, the variance, its slopes on the facts (facts, ...), by
+        ridge regression, and the variance that they leave: (channels, *grid) each."""
         count, total, square = 0, None, None
         cross = inner = told = torch.zeros(())
         for raw, facts in batches:
@@ -66,8 +66,10 @@ class ImageCodec:
         entry_mean = (total / count - mean.reshape(each)) / sd.reshape(each)
         entry_variance = (square / count - (total / count) ** 2).clamp_min(0) / sd.reshape(each) ** 2
         cross = cross - torch.tensordot(told[:, None], (total / count)[None], dims=1)
-        inner = inner - told[:, None] * told / count + RIDGE * torch.eye(len(told), dtype=torch.float64)
-        slopes = torch.linalg.solve(inner, cross.flatten(1)).reshape(cross.shape) / sd.reshape(each)
+        inner = inner - told[:, None] * told / count
+        ridge = RIDGE * torch.eye(len(told), dtype=torch.float64)
+        slopes = torch.linalg.solve(inner + ridge, cross.flatten(1)).reshape(cross.shape) / sd.reshape(each)
+        explained = (slopes * torch.tensordot(inner / count, slopes, dims=1)).sum(0)
         latent = Latent(
             channels=total.shape[0],
             grid=tuple(total.shape[1:]),
@@ -76,7 +78,7 @@ class ImageCodec:
             marginal_variance=max(float(entry_variance.mean()), 1e-3),
         )
         codec = ImageCodec(replace(self.image, latent=latent), self.autoencoder)
-        return codec, entry_mean.float(), entry_variance.float(), slopes.float()
+        return codec, [x.float() for x in (entry_mean, entry_variance, slopes, entry_variance - explained)]
 
     def _per_channel(self, values: tuple[float, ...], like: Tensor) -> Tensor:
         return torch.tensor(values, device=like.device).reshape(-1, *(1,) * len(self.image.shape))
