@@ -9,25 +9,23 @@ import torch
 from torch import Tensor, nn
 
 from metavoxel import checkpoint
+from metavoxel.answers import batches, tabulate
 from metavoxel.config import Config, from_dict, to_dict
+from metavoxel.consistency import contradictions
 from metavoxel.data.cohort import Cohort, read_cohort
 from metavoxel.data.prepare import Geometry
 from metavoxel.denoiser import JointDenoiser
-from metavoxel.diffusion import Given, encode_once, expect, sample
-from metavoxel.draws import QUANTILES, Draws
+from metavoxel.diffusion import Given
+from metavoxel.draws import Draws
 from metavoxel.errors import MetavoxelError
 from metavoxel.latents import ImageCodec
 from metavoxel.loading import Progress, load_scan
 from metavoxel.nets.autoencoder import Autoencoder
-from metavoxel.posterior import SCALAR_STEPS, Posterior, encode_facts
-from metavoxel.schema import Categorical, Continuous, Image, Schema
-from metavoxel.solvers import ANCESTRAL
-from metavoxel.times import even_plan
+from metavoxel.posterior import Posterior, encode_facts
+from metavoxel.schema import Image, Schema
 from metavoxel.version import __version__
 
 FORMAT = 1
-BATCH = 16
-"""Scans in memory at a time."""
 PACKAGED = Path(__file__).parent / "packaged"
 
 
@@ -99,35 +97,41 @@ class MetaVoxel:
         says so.
         """
         cohort = cohort if isinstance(cohort, Cohort) else read_cohort(cohort)
-        if len(cohort) == 0:
-            raise MetavoxelError(f"{cohort.root}: the cohort is empty; there is nothing to predict")
         facts = dict.fromkeys(given) if not isinstance(given, Mapping) else dict(given)
-        images = [image for image in self.schema.images if image.name in cohort.scans]
-        if self.schema.images and not images and not facts:
-            raise MetavoxelError(f"{cohort.root}: holds no {' or '.join(i.name for i in self.schema.images)} scan")
         wanted = [s.name for s in self.schema.scalars if s.name not in facts] if want is None else list(want)
-        if not self.schema.images and not facts:
-            facts = {s.name: None for s in self.schema.scalars if s.name not in wanted}
         for name in wanted:
             self.schema.scalar(name)
-        columns = {name: self._fact_column(cohort, name, value) for name, value in facts.items()}
-        encoded = {name: self.schema.scalar(name).encode(column) for name, column in columns.items()}
+        if not self.schema.images and not facts:
+            facts = {s.name: None for s in self.schema.scalars if s.name not in wanted}
         tables = []
-        for first in range(0, len(cohort), BATCH):
-            rows = np.arange(first, min(first + BATCH, len(cohort)))
-            known = {
-                name: Given(values[rows].to(self.device), observed=observed[rows].to(self.device))
-                for name, (values, observed) in encoded.items()
-            }
-            for image in images:
-                known[image.name] = self._scans(image, [cohort.scans[image.name][row] for row in rows])
-            tables.append(self._answers(known, wanted, draws, seed, first, len(rows)))
-            progress(len(tables) * BATCH, len(cohort))
-        table = pd.concat(tables, ignore_index=True)
-        identity = cohort.table[[c for c in ("participant_id", "session_id") if c in cohort.table]].reset_index(
-            drop=True
-        )
-        return pd.concat([identity, table], axis=1)
+        for batch in batches(self.schema, self.codecs, cohort, facts, self.device):
+            tables.append(tabulate(self.schema, self.denoiser, batch, wanted, draws, seed))
+            progress(batch.first + batch.rows, len(cohort))
+        identity = cohort.table[[c for c in ("participant_id", "session_id") if c in cohort.table]]
+        return pd.concat([identity.reset_index(drop=True), pd.concat(tables, ignore_index=True)], axis=1)
+
+    @torch.no_grad()
+    def consistency(
+        self,
+        cohort: Cohort | str | Path,
+        given: Sequence[str] | Mapping[str, object] = (),
+        draws: int = 256,
+        seed: int = 0,
+    ) -> pd.DataFrame:
+        """How far the model contradicts itself: p(age | scan) against p(age | scan, sex) averaged over p(sex | scan).
+
+        One row for each ordered pair of numbers and classes that is not given, over the cohort's scans: `variable`,
+        `through`, and the `gap` between the two ways, its mean and its 95th percentile over rows - of a class, the total
+        variation of the probabilities; of a number, the means' difference in sd of its draws. 0 is consistent; what
+        `draws` random draws leave is about .5 / sqrt(draws).
+        """
+        cohort = cohort if isinstance(cohort, Cohort) else read_cohort(cohort)
+        facts = dict.fromkeys(given) if not isinstance(given, Mapping) else dict(given)
+        free = [s.name for s in self.schema.scalars if s.name not in facts]
+        if len(free) < 2:
+            raise MetavoxelError("consistency compares numbers and classes with one another; leave at least two not given")
+        asked = (batch.known for batch in batches(self.schema, self.codecs, cohort, facts, self.device))
+        return contradictions(self.schema, self.denoiser, asked, free, draws, seed)
 
     def first_image(self) -> Image:
         """The image that a scan is taken for when nobody says which."""
@@ -180,47 +184,6 @@ class MetaVoxel:
             raise MetavoxelError(f"{image.name}: the array holds NaN or infinite voxels; mask or fill them first")
         return self.codecs[image.name].encode(voxels), geometry
 
-    def _scans(self, image: Image, paths: Sequence[Path | None]) -> Given:
-        arrays = [np.zeros(image.shape, np.float32) if p is None else load_scan(p, image).array for p in paths]
-        voxels = torch.from_numpy(np.stack(arrays)).float().to(self.device)
-        present = torch.tensor([path is not None for path in paths], device=self.device)
-        return Given(self.codecs[image.name].encode(voxels), observed=present)
-
-    def _fact_column(self, cohort: Cohort, name: str, value: object) -> pd.Series:
-        self.schema.scalar(name)
-        if value is not None:
-            return pd.Series([value] * len(cohort), index=["--given"] * len(cohort), dtype=object)
-        return cohort.column(name)
-
-    def _answers(
-        self, known: Mapping[str, Given], want: Sequence[str], draws: int, seed: int, first: int, rows: int
-    ) -> pd.DataFrame:
-        """One row a subject, in the columns that `predict` promises."""
-        denoiser = encode_once(self.denoiser, self.schema, known)
-        clean = expect(denoiser, self.schema, known, want)
-        numbers = [name for name in want if isinstance(self.schema[name], Continuous)]
-        drawn: dict[str, np.ndarray] = {}
-        if numbers and draws:
-            plan = even_plan(SCALAR_STEPS)
-            state = sample(denoiser, self.schema, known, want, draws, plan, ANCESTRAL, seed, first_row=first)
-            drawn = {name: self.schema[name].decode(state[name]) for name in numbers}  # type: ignore[union-attr]
-        answer: dict[str, object] = {}
-        for name in want:
-            variable = self.schema.scalar(name)
-            if isinstance(variable, Categorical):
-                p = clean[name].double().exp().expand(rows, -1).cpu().numpy()
-                answer[name] = np.array(variable.levels, dtype=object)[p.argmax(1)]
-                answer |= {f"{name}_p_{level}": p[:, j] for j, level in enumerate(variable.levels)}
-                continue
-            # only a linear scale carries a mean of scores over to a mean of values
-            linear = variable.scale is not None and variable.scale.kind == "linear"
-            answer[f"{name}_mean"] = variable.decode(clean[name]) if linear or not draws else drawn[name].mean(1)
-            if draws:
-                answer[f"{name}_sd"] = drawn[name].std(1, ddof=1)
-                answer |= {f"{name}_{q}": np.quantile(drawn[name], level, 1) for q, level in QUANTILES.items()}
-        table = pd.DataFrame({key: np.broadcast_to(np.asarray(value), (rows,)) for key, value in answer.items()})
-        return table.assign(warning=_warnings(known, rows))
-
 
 def load(source: str | Path, device: str | None = None) -> MetaVoxel:
     """A model from a folder, `hf://owner/name`, or the name of a packaged one (`phantom`)."""
@@ -271,13 +234,3 @@ def _fetch(repository: str) -> Path:
         reason = str(error).splitlines()[0]
         raise MetavoxelError(f"hf://{repository}: could not be fetched ({reason}); offline, copy model.json and "
                              "model.safetensors to a folder and give that") from error  # fmt: skip
-
-
-def _warnings(known: Mapping[str, Given], rows: int) -> list[str]:
-    """What of the given was missing in each row, in words."""
-    missing: list[list[str]] = [[] for _ in range(rows)]
-    for name, given in known.items():
-        if given.observed is not None:
-            for row in (~given.observed).nonzero()[:, 0].tolist():
-                missing[row].append(name)
-    return [f"answered without {' and '.join(names)}, which is missing" if names else "" for names in missing]

@@ -1,0 +1,130 @@
+"""A cohort's answers as a table. The next batch of scans is read from disk while the network looks at this one."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from metavoxel.data.cohort import Cohort
+from metavoxel.denoiser import JointDenoiser
+from metavoxel.diffusion import Given, encode_once, expect, sample
+from metavoxel.draws import QUANTILES
+from metavoxel.errors import MetavoxelError
+from metavoxel.latents import ImageCodec
+from metavoxel.loading import load_scan
+from metavoxel.posterior import SCALAR_STEPS
+from metavoxel.schema import Categorical, Continuous, Image, Schema
+from metavoxel.solvers import ANCESTRAL
+from metavoxel.times import even_plan
+
+BATCH = 16
+"""Scans in memory at a time, twice over: those asked about, and the next."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What is known of `rows` rows of a cohort, from row `first` on."""
+
+    first: int
+    rows: int
+    known: dict[str, Given]
+
+
+def batches(
+    schema: Schema,
+    codecs: Mapping[str, ImageCodec],
+    cohort: Cohort,
+    facts: Mapping[str, object],
+    device: torch.device,
+) -> Iterator[Batch]:
+    """The cohort's scans and facts as given values. facts: name -> one value for all, or None: the table's column.
+
+    A missing scan or cell is not observed in its row. Scans come one batch ahead, on a thread.
+    """
+    if len(cohort) == 0:
+        raise MetavoxelError(f"{cohort.root}: the cohort is empty; there is nothing to answer")
+    images = [image for image in schema.images if image.name in cohort.scans]
+    if schema.images and not images and not facts:
+        raise MetavoxelError(f"{cohort.root}: holds no {' or '.join(i.name for i in schema.images)} scan")
+    columns = {name: _fact_column(schema, cohort, name, value) for name, value in facts.items()}
+    encoded = {name: schema.scalar(name).encode(column) for name, column in columns.items()}
+
+    def read(first: int) -> dict[str, Tensor]:
+        return {image.name: _voxels(image, cohort.scans[image.name][first : first + BATCH]) for image in images}
+
+    starts = range(0, len(cohort), BATCH)
+    with ThreadPoolExecutor(1) as reader:
+        ahead = reader.submit(read, 0)
+        for first, after in zip(starts, chain(starts[1:], [None])):
+            voxels = ahead.result()
+            if after is not None:
+                ahead = reader.submit(read, after)
+            rows = slice(first, first + BATCH)
+            known = {
+                name: Given(values[rows].to(device), observed=observed[rows].to(device))
+                for name, (values, observed) in encoded.items()
+            }
+            for image in images:
+                present = torch.tensor([path is not None for path in cohort.scans[image.name][rows]], device=device)
+                known[image.name] = Given(codecs[image.name].encode(voxels[image.name].to(device)), observed=present)
+            yield Batch(first, min(BATCH, len(cohort) - first), known)
+
+
+def tabulate(
+    schema: Schema, denoiser: JointDenoiser, batch: Batch, want: Sequence[str], draws: int, seed: int
+) -> pd.DataFrame:
+    """One row for each of the batch, in the columns that `predict` promises."""
+    known, rows = batch.known, batch.rows
+    reader = encode_once(denoiser, schema, known)
+    clean = expect(reader, schema, known, want)
+    numbers = [name for name in want if isinstance(schema[name], Continuous)]
+    drawn: dict[str, np.ndarray] = {}
+    if numbers and draws:
+        plan = even_plan(SCALAR_STEPS)
+        state = sample(reader, schema, known, want, draws, plan, ANCESTRAL, seed, first_row=batch.first)
+        drawn = {name: schema[name].decode(state[name]) for name in numbers}  # type: ignore[union-attr]
+    answer: dict[str, object] = {}
+    for name in want:
+        variable = schema.scalar(name)
+        if isinstance(variable, Categorical):
+            p = clean[name].double().exp().expand(rows, -1).cpu().numpy()
+            answer[name] = np.array(variable.levels, dtype=object)[p.argmax(1)]
+            answer |= {f"{name}_p_{level}": p[:, j] for j, level in enumerate(variable.levels)}
+            continue
+        # only a linear scale carries a mean of scores over to a mean of values
+        linear = variable.scale is not None and variable.scale.kind == "linear"
+        answer[f"{name}_mean"] = variable.decode(clean[name]) if linear or not draws else drawn[name].mean(1)
+        if draws:
+            answer[f"{name}_sd"] = drawn[name].std(1, ddof=1)
+            answer |= {f"{name}_{q}": np.quantile(drawn[name], level, 1) for q, level in QUANTILES.items()}
+    table = pd.DataFrame({key: np.broadcast_to(np.asarray(value), (rows,)) for key, value in answer.items()})
+    return table.assign(warning=_warnings(known, rows))
+
+
+def _voxels(image: Image, paths: Sequence[Path | None]) -> Tensor:
+    """(rows, *shape) on the model's grid; zeros where there is no scan."""
+    arrays = [np.zeros(image.shape, np.float32) if path is None else load_scan(path, image).array for path in paths]
+    return torch.from_numpy(np.stack(arrays)).float()
+
+
+def _fact_column(schema: Schema, cohort: Cohort, name: str, value: object) -> pd.Series:
+    schema.scalar(name)
+    if value is not None:
+        return pd.Series([value] * len(cohort), index=["--given"] * len(cohort), dtype=object)
+    return cohort.column(name)
+
+
+def _warnings(known: Mapping[str, Given], rows: int) -> list[str]:
+    """What of the given was missing in each row, in words."""
+    missing: list[list[str]] = [[] for _ in range(rows)]
+    for name, given in known.items():
+        if given.observed is not None:
+            for row in (~given.observed).nonzero()[:, 0].tolist():
+                missing[row].append(name)
+    return [f"answered without {' and '.join(names)}, which is missing" if names else "" for names in missing]

@@ -1,0 +1,72 @@
+"""Whether a joint model agrees with itself. Every conditional is learnt apart, so p(a | x) p(b | a, x) need not be
+p(b | x) p(a | b, x); how far it is from that is how far the model is from being a joint law at all."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import permutations
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from metavoxel.diffusion import Denoiser, Given, encode_once, expect, sample
+from metavoxel.processes import Discrete
+from metavoxel.schema import Schema, State
+from metavoxel.solvers import ANCESTRAL
+from metavoxel.times import even_plan
+
+STEPS = 50
+"""Of the draws that are averaged over: more than for an answer, so that the sampler's own error stays small."""
+QUANTILE = 0.95
+
+
+def contradictions(
+    schema: Schema,
+    denoiser: Denoiser,
+    asked: Iterable[Mapping[str, Given]],
+    free: Sequence[str],
+    draws: int,
+    seed: int,
+) -> pd.DataFrame:
+    """Over all batches of given values in `asked`, the columns that `MetaVoxel.consistency` promises."""
+    gaps: dict[tuple[str, str], list[Tensor]] = {pair: [] for pair in permutations(free, 2)}
+    first = 0
+    for known in asked:
+        reader = encode_once(denoiser, schema, known)
+        direct = expect(reader, schema, known, free)
+        drawn = sample(reader, schema, known, free, draws, even_plan(STEPS), ANCESTRAL, seed, first_row=first)
+        first += len(drawn[free[0]])
+        for name, way in gaps:
+            through = by_way_of(reader, schema, known, name, way, drawn[way])
+            gaps[name, way].append(_gap(schema, name, direct, through, drawn[name]))
+    rows = []
+    for (name, way), parts in gaps.items():
+        gap = torch.cat(parts)
+        rows.append({"variable": name, "through": way, "gap": float(gap.mean()),
+                     "gap_q95": float(gap.quantile(QUANTILE)), "rows": len(gap)})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def by_way_of(
+    reader: Denoiser, schema: Schema, known: Mapping[str, Given], name: str, way: str, values: Tensor
+) -> Tensor:
+    """The prediction of `name` averaged over values (rows, draws) of `way`: E[x] or p(x), (rows, ...)."""
+    rows, draws = values.shape
+    each = {
+        other: Given(
+            given.value.repeat_interleave(draws, 0),
+            None if given.mask is None else given.mask.repeat_interleave(draws, 0),
+            None if given.observed is None else given.observed.repeat_interleave(draws, 0),
+        )
+        for other, given in known.items()
+    }
+    answer = expect(reader, schema, {**each, way: Given(values.flatten())}, [name])[name]
+    if isinstance(schema[name].process, Discrete):
+        answer = answer.exp()
+    return answer.unflatten(0, (rows, draws)).mean(1)
+
+
+def _gap(schema: Schema, name: str, direct: State, through: Tensor, drawn: Tensor) -> Tensor:
+    """(rows,): total variation of a class's probabilities; a number's means in sd of its draws (rows, draws)."""
+    if isinstance(schema[name].process, Discrete):
+        return 0.5 * (direct[name].exp() - through).abs().sum(-1)
+    return (direct[name] - through).abs() / drawn.std(1).clamp_min(1e-6)
