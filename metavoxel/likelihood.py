@@ -79,7 +79,7 @@ def _errors(
     errors = []
     # a batch of rows for images; numbers are few, and all of a scan's levels must be asked together
     for part in torch.arange(len(x0), device=x0.device).split(len(value) if is_image else len(x0)):
-        state, times = _known(seen, given, part // levels, len(value))
+        state, times = laid_out(seen, given, part // levels, len(value))
         state[v.name] = noised[part]
         times[v.name] = t[part].reshape(-1, *(1,) * len(v.level_shape)).expand(-1, *v.level_shape)
         errors.append(_square(asked(state, times)[v.name] - x0[part]))
@@ -91,7 +91,7 @@ def _square(x: Tensor) -> Tensor:
     return (x**2).reshape(len(x), -1).sum(1)
 
 
-def _known(seen: list[Variable], given: Mapping[str, Given], rows: Tensor, total: int) -> tuple[State, Times]:
+def laid_out(seen: list[Variable], given: Mapping[str, Given], rows: Tensor, total: int) -> tuple[State, Times]:
     """What is given of these rows at level 0, everything else at 1."""
     state, times = {}, {}
     for v in seen:
