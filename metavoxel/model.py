@@ -18,8 +18,9 @@ from metavoxel.draws import QUANTILES, Draws
 from metavoxel.errors import MetavoxelError
 from metavoxel.latents import ImageCodec
 from metavoxel.loading import Progress, load_scan
+from metavoxel.methods import SCALAR_STEPS, Method
 from metavoxel.nets.autoencoder import Autoencoder
-from metavoxel.posterior import SCALAR_STEPS, Posterior, encode_facts
+from metavoxel.posterior import Posterior, encode_facts
 from metavoxel.schema import Categorical, Continuous, Image, Schema
 from metavoxel.solvers import ANCESTRAL
 from metavoxel.times import even_plan
@@ -57,12 +58,17 @@ class MetaVoxel:
         seed: int = 0,
         steps: int | None = None,
         progress: Progress = lambda done, total: None,
+        *,
+        method: Method | None = None,
+        jump: int | None = None,
+        repeats: int | None = None,
     ) -> Draws:
-        """n joint draws of `want` (default: all that is not given) for one subject: see `posterior`.
+        """n joint draws of `want` (default: all that is not given) for one subject: see `posterior`, `Posterior.sample`.
 
-        What is neither given nor wanted is ignored: averaged over. A draw depends on seed and its index, not on n.
+        What is neither given nor wanted is averaged over. A draw depends on seed and its index, not on n.
         """
-        return self.posterior(given).sample(want, n, seed, steps, progress)
+        posterior = self.posterior(given)
+        return posterior.sample(want, n, seed, steps, progress, method=method, jump=jump, repeats=repeats)
 
     @torch.no_grad()
     def posterior(self, given: Mapping[str, object] | None = None) -> Posterior:
