@@ -13,16 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from common import record
 
 import metavoxel as mv
 from metavoxel.data import phantom
 from metavoxel.data.phantom import write_cohort
-from metavoxel.diffusion import Given, sample, tied
-from metavoxel.loading import load_images
-from metavoxel.solvers import DDIM
-from metavoxel.times import SharedTimes, even_plan
+from metavoxel.times import SharedTimes
 
 TEST_SEED = 77_001
 """Far from every training seed: these people are in no model's training."""
@@ -58,23 +54,18 @@ def ours(model: mv.MetaVoxel, n: int) -> dict[str, object]:
     return judge(table, rows, exact) | {"evaluations": 1, "milliseconds_a_scan_with_64_draws": 1e3 * seconds / n}
 
 
-@torch.no_grad()
 def paper(model: mv.MetaVoxel, n: int, steps: int = 50, draws: int = 3) -> dict[str, object]:
     """Replacement, `steps` steps, mean or majority of `draws` draws (paper, "Inference")."""
-    image = model.schema.images[0]
+    image = model.first_image()
     with tempfile.TemporaryDirectory() as scratch:
         people, rows, exact = cohort(Path(scratch) / "c", n, image)
-        stack = load_images(people, image, Path(scratch))
-        ages, males = [], []
         start = time.perf_counter()
-        for part in torch.arange(n).split(16):
-            given = {image.name: Given(model.codecs[image.name].encode(stack.rows(part)), level=tied)}
-            drawn = sample(model.denoiser, model.schema, given, ["age", "sex"], draws, even_plan(steps), DDIM,
-                           first_row=int(part[0]))  # fmt: skip
-            ages.append(model.schema.scalar("age").decode(drawn["age"]))
-            males.append(model.schema.scalar("sex").decode(drawn["sex"]) == "M")
+        answers = [
+            model.sample({image.name: scan}, ["age", "sex"], draws, seed=person, steps=steps, method="replacement")
+            for person, scan in enumerate(people.scans[image.name])
+        ]
     seconds = time.perf_counter() - start
-    age, male = np.concatenate(ages), np.concatenate(males)
+    age, male = np.stack([answer["age"] for answer in answers]), np.stack([answer["sex"] == "M" for answer in answers])
     table = pd.DataFrame({
         "age_mean": age.mean(1), "age_sd": age.std(1, ddof=1), "sex": np.where(male.mean(1) > 0.5, "M", "F"),
     })  # fmt: skip

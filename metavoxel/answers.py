@@ -18,9 +18,10 @@ from metavoxel.draws import QUANTILES
 from metavoxel.errors import MetavoxelError
 from metavoxel.latents import ImageCodec
 from metavoxel.loading import load_scan
-from metavoxel.posterior import SCALAR_STEPS
+from metavoxel.methods import SCALAR_STEPS
 from metavoxel.schema import Categorical, Continuous, Image, Schema
 from metavoxel.solvers import ANCESTRAL
+from metavoxel.surprise import LIMIT, Usual, features
 from metavoxel.times import even_plan
 
 BATCH = 16
@@ -77,9 +78,15 @@ def batches(
 
 
 def tabulate(
-    schema: Schema, denoiser: JointDenoiser, batch: Batch, want: Sequence[str], draws: int, seed: int
+    schema: Schema,
+    denoiser: JointDenoiser,
+    usual: Mapping[str, Usual],
+    batch: Batch,
+    want: Sequence[str],
+    draws: int,
+    seed: int,
 ) -> pd.DataFrame:
-    """One row for each of the batch, in the columns that `predict` promises."""
+    """One row for each of the batch, in the columns that `predict` promises. usual: of the images that are compared."""
     known, rows = batch.known, batch.rows
     reader = encode_once(denoiser, schema, known)
     clean = expect(reader, schema, known, want)
@@ -104,7 +111,10 @@ def tabulate(
             answer[f"{name}_sd"] = drawn[name].std(1, ddof=1)
             answer |= {f"{name}_{q}": np.quantile(drawn[name], level, 1) for q, level in QUANTILES.items()}
     table = pd.DataFrame({key: np.broadcast_to(np.asarray(value), (rows,)) for key, value in answer.items()})
-    return table.assign(warning=_warnings(known, rows))
+    surprises = {image.name: _surprise(denoiser, image, usual[image.name], known[image.name]) for image in schema.images
+                 if image.name in usual and image.name in known}  # fmt: skip
+    table = table.assign(**{f"{name}_surprise": score for name, score in surprises.items()})
+    return table.assign(warning=_warnings(known, surprises, rows))
 
 
 def _voxels(image: Image, paths: Sequence[Path | None]) -> Tensor:
@@ -120,11 +130,23 @@ def _fact_column(schema: Schema, cohort: Cohort, name: str, value: object) -> pd
     return cohort.column(name)
 
 
-def _warnings(known: Mapping[str, Given], rows: int) -> list[str]:
-    """What of the given was missing in each row, in words."""
+def _surprise(denoiser: JointDenoiser, image: Image, usual: Usual, scans: Given) -> np.ndarray:
+    """(rows,), NaN where there is no scan."""
+    score = usual.surprise(features(denoiser, image, scans.value))
+    present = torch.ones_like(score, dtype=torch.bool) if scans.observed is None else scans.observed
+    return torch.where(present, score, torch.nan).cpu().numpy()
+
+
+def _warnings(known: Mapping[str, Given], surprises: Mapping[str, np.ndarray], rows: int) -> list[str]:
+    """What of the given was missing in each row, and which scans are unlike those in training, in words."""
     missing: list[list[str]] = [[] for _ in range(rows)]
     for name, given in known.items():
         if given.observed is not None:
             for row in (~given.observed).nonzero()[:, 0].tolist():
                 missing[row].append(name)
-    return [f"answered without {' and '.join(names)}, which is missing" if names else "" for names in missing]
+    words = [[f"answered without {' and '.join(names)}, which is missing"] if names else [] for names in missing]
+    for name, scores in surprises.items():
+        for row in np.flatnonzero(scores > LIMIT):
+            words[row].append(f"{name} is unlike the training scans (surprise {scores[row]:.1f}, usual 1): check its "
+                              "contrast, orientation, stripping and noise before trusting the answers")  # fmt: skip
+    return ["; ".join(parts) for parts in words]

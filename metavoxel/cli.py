@@ -149,6 +149,12 @@ def sample(
     want: WantOption = None,
     n: Annotated[int, typer.Option("-n", min=1, help="Number of joint draws.")] = 4,
     steps: Annotated[int | None, typer.Option(min=1, help="Sampler steps; default by kind of question.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="direct, replacement or repaint; default: direct if the model's training allows it.")
+    ] = None,
+    jump: Annotated[int | None, typer.Option(min=1, help="Of repaint: steps before each way back; default 10.")] = None,
+    repeats: Annotated[int | None, typer.Option(min=1, help="Of repaint: walks of each stretch; default 10.")] = None,
+    guidance: Annotated[float, typer.Option(min=0, help="Above 1: stresses what is given (1.5 to 3).")] = 1.0,
     seed: SeedOption = 0,
 ) -> None:
     """Draws what is wanted given the rest: samples.csv, one NIfTI for each draw and image, and a picture."""
@@ -157,7 +163,8 @@ def sample(
 
     loaded = load(model)
     with _bar("sample") as report:
-        draws = loaded.sample(_values(given, "sample"), _names(want), n, seed, steps, report)
+        draws = loaded.sample(_values(given, "sample"), _names(want), n, seed, steps, report,
+                              method=method, jump=jump, repeats=repeats, guidance=guidance)  # type: ignore[arg-type]  # fmt: skip
     draws.save(out)
     for image in loaded.schema.images:
         if image.name in draws.values:

@@ -27,8 +27,8 @@ from metavoxel.data import phantom
 from metavoxel.data.cohort import read_cohort
 from metavoxel.errors import MetavoxelError
 from metavoxel.loading import load_scan
+from metavoxel.methods import IMAGE_STEPS, SCALAR_STEPS
 from metavoxel.model import MetaVoxel, load
-from metavoxel.posterior import IMAGE_STEPS, SCALAR_STEPS
 from metavoxel.report import BRAIN, INTERVALS, ONE_PASS, Figures, Story, demo_report, summary_rows
 from metavoxel.training import progress_bar
 from metavoxel.version import __version__

@@ -282,12 +282,12 @@ def _check_coverage(coverage: Coverage, schema: Schema, given: Mapping[str, Give
     if not coverage.separate and (ignored or apart):
         raise MetavoxelError(
             f"this model was trained with one shared time and cannot {'ignore' if ignored else 'condition on'} "
-            f"{(ignored or apart)[0]!r} directly; want every variable and use method='replacement', "
-            "or train with times: mixture"
+            f"{(ignored or apart)[0]!r} directly; draw samples by method='replacement', or train with times: mixture"
         )
     holes = [name for name, value in given.items() if value.level is known and _partly(value.mask)]
     if holes and not coverage.partial:
-        raise MetavoxelError(f"training never showed part of {holes[0]!r}; train with times: mixture, partial above 0")
+        raise MetavoxelError(f"training never showed part of {holes[0]!r}; train with times: mixture, partial above 0, or "
+                             "draw samples by method='replacement'")  # fmt: skip
 
 
 def _partly(mask: Tensor | None) -> bool:

@@ -1,6 +1,7 @@
 """The trained model as a person uses it: load, save, sample, predict. Only here do files meet tensors."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,11 @@ from metavoxel.draws import Draws
 from metavoxel.errors import MetavoxelError
 from metavoxel.latents import ImageCodec
 from metavoxel.loading import Progress, load_scan
+from metavoxel.methods import Method
 from metavoxel.nets.autoencoder import Autoencoder
 from metavoxel.posterior import Posterior, encode_facts
 from metavoxel.schema import Image, Schema
+from metavoxel.surprise import Usual, features
 from metavoxel.version import __version__
 
 FORMAT = 1
@@ -55,12 +58,19 @@ class MetaVoxel:
         seed: int = 0,
         steps: int | None = None,
         progress: Progress = lambda done, total: None,
+        *,
+        method: Method | None = None,
+        jump: int | None = None,
+        repeats: int | None = None,
+        guidance: float = 1.0,
     ) -> Draws:
-        """n joint draws of `want` (default: all that is not given) for one subject: see `posterior`.
+        """n joint draws of `want` (default: all that is not given) for one subject: see `posterior`, `Posterior.sample`.
 
-        What is neither given nor wanted is ignored: averaged over. A draw depends on seed and its index, not on n.
+        What is neither given nor wanted is averaged over. A draw depends on seed and its index, not on n.
         """
-        return self.posterior(given).sample(want, n, seed, steps, progress)
+        posterior = self.posterior(given)
+        return posterior.sample(want, n, seed, steps, progress, method=method, jump=jump, repeats=repeats,
+                                guidance=guidance)  # fmt: skip
 
     @torch.no_grad()
     def posterior(self, given: Mapping[str, object] | None = None) -> Posterior:
@@ -94,7 +104,7 @@ class MetaVoxel:
         Means and probabilities come from one evaluation a scan; spread and quantiles from `draws` draws that reuse it.
         given: facts to condition on beside the scans - names (taken from the table) or name -> one value for all. Without
         images in the schema, default: everything that is not wanted. Missing cells and scans are ignored, and `warning`
-        says so.
+        says so; also of scans unlike those in training, whose `NAME_surprise` (see `surprise`) is above the limit.
         """
         cohort = cohort if isinstance(cohort, Cohort) else read_cohort(cohort)
         facts = dict.fromkeys(given) if not isinstance(given, Mapping) else dict(given)
@@ -105,7 +115,7 @@ class MetaVoxel:
             facts = {s.name: None for s in self.schema.scalars if s.name not in wanted}
         tables = []
         for batch in batches(self.schema, self.codecs, cohort, facts, self.device):
-            tables.append(tabulate(self.schema, self.denoiser, batch, wanted, draws, seed))
+            tables.append(tabulate(self.schema, self.denoiser, self.usual, batch, wanted, draws, seed))
             progress(batch.first + batch.rows, len(cohort))
         identity = cohort.table[[c for c in ("participant_id", "session_id") if c in cohort.table]]
         return pd.concat([identity.reset_index(drop=True), pd.concat(tables, ignore_index=True)], axis=1)
@@ -132,6 +142,24 @@ class MetaVoxel:
             raise MetavoxelError("consistency compares numbers and classes with one another; leave at least two not given")
         asked = (batch.known for batch in batches(self.schema, self.codecs, cohort, facts, self.device))
         return contradictions(self.schema, self.denoiser, asked, free, draws, seed)
+
+    def surprise(self, name: str, voxels: np.ndarray) -> np.ndarray:
+        """How unlike the training people's the images (n, *shape) on the model's grid are: (n,), near 1 for usual ones.
+
+        Above `surprise.LIMIT` (2.4), answers about the image mean little.
+        """
+        image = self.schema.image(name)
+        if name not in self.usual:
+            raise MetavoxelError(f"this model was saved before scans were compared with its training people's {name}; "
+                                 "train it again, or use --init for a few steps")  # fmt: skip
+        entries = self.codecs[name].encode(torch.from_numpy(voxels).float().to(self.device))
+        return self.usual[name].surprise(features(self.denoiser, image, entries)).cpu().numpy()
+
+    @cached_property
+    def usual(self) -> dict[str, Usual]:
+        """Of each image, what is usual: kept in the summary."""
+        kept: Mapping[str, dict[str, list[float]]] = self.summary.get("usual", {})  # type: ignore[assignment]
+        return {name: Usual.from_dict(content) for name, content in kept.items()}
 
     def first_image(self) -> Image:
         """The image that a scan is taken for when nobody says which."""

@@ -14,16 +14,14 @@ from metavoxel.denoiser import JointDenoiser
 from metavoxel.diffusion import Denoiser, Given, encode_once, expect, sample
 from metavoxel.draws import Draws, merge
 from metavoxel.errors import MetavoxelError
+from metavoxel.guidance import guide
 from metavoxel.latents import ImageCodec, affine_of
 from metavoxel.loading import Progress
+from metavoxel.methods import Method, walk
 from metavoxel.schema import Categorical, Image, Schema, State
-from metavoxel.solvers import ANCESTRAL, DPM2M
-from metavoxel.times import even_plan
 
-SCALAR_STEPS = 25
-IMAGE_STEPS = 50
 IMAGE_BATCH = 16
-"""Generated images in memory at a time."""
+"""Images that are walked in memory at a time."""
 SCALAR_BATCH = 4096
 
 
@@ -79,10 +77,16 @@ class Posterior:
         seed: int = 0,
         steps: int | None = None,
         progress: Progress = lambda done, total: None,
+        *,
+        method: Method | None = None,
+        jump: int | None = None,
+        repeats: int | None = None,
+        guidance: float = 1.0,
     ) -> Draws:
         """n joint draws of `want` (default: all that is not known). A draw depends on seed and its index, not on n.
 
-        steps: of the sampler; default SCALAR_STEPS for numbers and classes, IMAGE_STEPS where images are drawn.
+        method: direct, replacement or repaint, with its steps, jump and repeats: see `methods.walk`. guidance: above 1
+        stresses what is known, see `guidance`; for images to look at, not for numbers to report.
         """
         if want is None:
             want = [name for name in self.schema.names if name not in self.known]
@@ -90,17 +94,19 @@ class Posterior:
             raise MetavoxelError("everything is given; leave out what you want to know")
         if n < 1:
             raise MetavoxelError(f"n must be at least 1, got {n}")
-        draws_images = any(isinstance(self.schema[name], Image) for name in want)
-        plan = even_plan(steps or (IMAGE_STEPS if draws_images else SCALAR_STEPS))
-        denoiser: Denoiser = self.denoiser if draws_images else self._reader
-        solver, batch = (DPM2M, IMAGE_BATCH) if draws_images else (ANCESTRAL, SCALAR_BATCH)
+        asked = walk(self.schema, self.denoiser.coverage, self.known, want, method, steps, jump, repeats)
+        images_move = any(asked.moves(image.name) for image in self.schema.images)
+        plain = images_move or guidance != 1  # guidance hides the scan in turn, so it needs it unencoded
+        denoiser = guide(self.denoiser if plain else self._reader, list(self.known), guidance)
+        batch = IMAGE_BATCH if images_move else SCALAR_BATCH
         parts = []
         for first in range(0, n, batch):
             count = min(batch, n - first)
-            done = partial(_report, progress, first * len(plan), count, n * len(plan))
-            state = sample(denoiser, self.schema, self.known, want, count, plan, solver, seed,
+            done = partial(_report, progress, first * len(asked.plan), count, n * len(asked.plan))
+            state = sample(denoiser, self.schema, asked.given, asked.want, count, asked.plan, asked.solver, seed,
                            first_draw=first, on_step=done)  # fmt: skip
-            parts.append(Draws(self.schema, self._decode(state), self.geometry, self._affine(want)))
+            wanted = {name: state[name] for name in want}
+            parts.append(Draws(self.schema, self._decode(wanted), self.geometry, self._affine(want)))
         return merge(parts)
 
     @cached_property

@@ -1,0 +1,162 @@
+"""The public methods of conditioning: what each asks of the sampler, how right it is, and what is refused."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import oracle
+import pandas as pd
+import pytest
+import torch
+from oracle import CLASSES, GRID, Oracle
+
+import metavoxel as mv
+from metavoxel.diffusion import Given, sample, tied
+from metavoxel.latents import ImageCodec
+from metavoxel.methods import IMAGE_STEPS, SCALAR_STEPS, walk
+from metavoxel.posterior import Posterior
+from metavoxel.solvers import ANCESTRAL, DDIM, DPM2M
+from metavoxel.times import MixtureTimes, SharedTimes, even_plan, repaint_plan
+
+pytestmark = pytest.mark.usefixtures("one_thread", "small_images")
+
+SCHEMA = oracle.schema()
+ROW = oracle.draw(1, seed=3)
+SCAN = Given(ROW["scan"])
+HALF = Given(ROW["scan"], mask=torch.tensor([True, False, False]).expand(1, 1, *GRID))
+SEPARATE, SHARED = MixtureTimes(), SharedTimes()
+
+
+@pytest.fixture
+def small_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six voxels need not be drawn in small batches."""
+    monkeypatch.setattr("metavoxel.posterior.IMAGE_BATCH", 1000)
+
+
+def ask(known: Mapping[str, Given], coverage: object = SEPARATE) -> Posterior:
+    """The exact denoiser behind the public API."""
+    codecs = {"scan": ImageCodec(SCHEMA.image("scan"))}
+    return Posterior(SCHEMA, Oracle(coverage=coverage), codecs, known)  # type: ignore[arg-type]
+
+
+def error(posterior: Posterior, method: str, n: int, **options: int) -> float:
+    """Greatest error of a class's probability, given the scan."""
+    drawn = posterior.sample(["diagnosis"], n, method=method, **options).probability("diagnosis")  # type: ignore[arg-type]
+    exact = Oracle().ask(dict(posterior.known)).probabilities["diagnosis"][0]
+    return float((torch.tensor(list(drawn.values())) - exact).abs().max())
+
+
+def test_direct_is_exact_where_replacement_is_biased_and_repaint_less_so() -> None:
+    posterior, n = ask({"scan": SCAN}), 400
+    direct = error(posterior, "direct", n)
+    replaced = error(posterior, "replacement", n)
+    repainted = error(posterior, "repaint", n, steps=25, jump=5)
+    assert direct < 0.05 < 0.1 < replaced
+    assert repainted < 0.6 * replaced
+
+
+def test_a_method_is_a_choice_of_levels_plan_and_solver() -> None:
+    direct = walk(SCHEMA, SEPARATE, {"scan": SCAN}, ["score"])
+    assert direct.given == {"scan": SCAN} and direct.want == ["score"]
+    assert (direct.plan, direct.solver) == (even_plan(SCALAR_STEPS), ANCESTRAL)
+    image = walk(SCHEMA, SEPARATE, {"scan": HALF}, ["scan"], steps=7)
+    assert (image.plan, image.solver) == (even_plan(7), DPM2M)
+
+    replaced = walk(SCHEMA, SEPARATE, {"scan": SCAN}, ["score"], "replacement")
+    assert replaced.given["scan"].level is tied and replaced.given["scan"].value is SCAN.value
+    assert replaced.want == ["score", "diagnosis", "stage"]
+    assert (replaced.plan, replaced.solver) == (even_plan(IMAGE_STEPS), DDIM)
+
+    repainted = walk(SCHEMA, SEPARATE, {"scan": HALF}, ["score"], "repaint", steps=6, jump=3, repeats=2)
+    assert repainted.given["scan"].level is tied and repainted.given["scan"].mask is HALF.mask
+    assert repainted.want == ["score", "diagnosis", "stage", "scan"]
+    assert (repainted.plan, repainted.solver) == (repaint_plan(6, 3, 2), ANCESTRAL)
+
+
+@pytest.mark.parametrize(
+    ("known", "method", "moves"),
+    [
+        ({"scan": SCAN}, "direct", False),
+        ({}, "direct", False),
+        ({"scan": SCAN}, "replacement", True),
+        ({"stage": Given(ROW["stage"])}, "replacement", True),
+    ],
+)
+def test_a_scan_at_rest_is_told_from_one_that_moves(known: dict[str, Given], method: str, moves: bool) -> None:
+    assert walk(SCHEMA, SEPARATE, known, ["score"], method).moves("scan") == moves  # type: ignore[arg-type]
+
+
+def test_a_model_of_one_shared_time_is_asked_by_replacement() -> None:
+    asked = {"scan": SCAN}, ["score"]
+    assert walk(SCHEMA, SHARED, *asked) == walk(SCHEMA, SEPARATE, *asked, "replacement")
+    posterior = ask({"scan": SCAN}, SHARED)
+    drawn = posterior.sample(["diagnosis"], 20, seed=2)
+    everything = ["diagnosis", "stage", "score"]
+    by_hand = sample(Oracle(), SCHEMA, {"scan": Given(ROW["scan"], level=tied)}, everything, 20, even_plan(50), DDIM, 2)
+    np.testing.assert_array_equal(drawn["diagnosis"], SCHEMA.scalar("diagnosis").decode(by_hand["diagnosis"][0]))
+    assert list(drawn.values) == ["diagnosis"]
+
+
+def test_a_model_of_one_shared_time_that_is_told_nothing_walks_everything() -> None:
+    plain = walk(SCHEMA, SHARED, {}, ["score"])
+    assert plain.want == ["score", "diagnosis", "stage", "scan"]
+    assert (plain.plan, plain.solver) == (even_plan(IMAGE_STEPS), DPM2M)
+    drawn = ask({}, SHARED).sample(["diagnosis"], 300).probability("diagnosis")
+    truth = oracle.WEIGHTS.sum(1)
+    assert max(abs(p - q) for p, q in zip(drawn.values(), truth.tolist())) < 4 * 0.5 / 300**0.5 and len(drawn) == CLASSES
+
+
+@pytest.mark.parametrize("method", ["replacement", "repaint"])
+def test_what_is_known_of_an_image_comes_back_as_it_was(method: str) -> None:
+    options = {"repeats": 2} if method == "repaint" else {}
+    drawn = ask({"scan": HALF}, SHARED).sample(["scan"], 3, steps=4, method=method, **options)["scan"]  # type: ignore[arg-type]
+    known = np.broadcast_to(ROW["scan"][:, 0, :, 0], (3, 2))
+    np.testing.assert_array_equal(drawn[..., 0], known)
+    assert drawn[..., 1:].std(0).min() > 0
+
+
+@pytest.mark.parametrize("method", ["direct", "replacement", "repaint"])
+def test_a_draw_depends_on_its_index_and_not_on_how_many_are_made(method: str, monkeypatch) -> None:
+    monkeypatch.setattr("metavoxel.posterior.IMAGE_BATCH", 2)
+    options = {"jump": 2, "repeats": 2} if method == "repaint" else {}
+    posterior = ask({"scan": HALF})
+    many, one = (posterior.sample(n=n, seed=4, steps=4, method=method, **options) for n in (3, 1))  # type: ignore[arg-type]
+    np.testing.assert_allclose(many["score"][:1], one["score"], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("known", "coverage", "options", "message"),
+    [
+        ({}, SEPARATE, {"method": "magic"}, "unknown method 'magic'; choose from direct, replacement, repaint"),
+        ({}, SEPARATE, {"jump": 5}, "jump belongs to method='repaint', not to 'direct'"),
+        ({"scan": SCAN}, SHARED, {"repeats": 5}, "repeats belongs to method='repaint', not to 'replacement'"),
+        ({}, SEPARATE, {"method": "repaint", "jump": 0}, "jump must be at least 1, got 0"),
+        ({}, SEPARATE, {"steps": 0}, "steps must be at least 1, got 0"),
+        ({"scan": SCAN}, SHARED, {"method": "direct"}, "cannot condition on 'scan' directly; .*replacement"),
+        ({"scan": HALF}, SHARED, {"method": "direct"}, "cannot condition on 'scan' directly; .*replacement"),
+        ({"scan": HALF}, MixtureTimes(partial=0.0), {"method": "direct"}, "never showed part of 'scan'; .*replacement"),
+        ({"score": Given(ROW["score"])}, SEPARATE, {"method": "replacement"}, "'score' is both given and wanted"),
+    ],
+)
+def test_options_that_contradict_are_refused_in_one_line(known, coverage, options, message) -> None:
+    with pytest.raises(mv.MetavoxelError, match=message) as error:
+        ask(known, coverage).sample(["score"], 2, **options)
+    assert "\n" not in str(error.value)
+
+
+def test_a_network_of_one_shared_time_answers_at_the_command_line(run, refused, untrained, scan, tmp_path) -> None:
+    model = mv.load(untrained)
+    shared = mv.MetaVoxel(model.schema, model.denoiser, model.codecs, mv.preset("tiny", times={"kind": "shared"}), {})
+    folder = shared.save(tmp_path / "shared")
+    for method, options in (("replacement", []), ("repaint", ["--jump", 1, "--repeats", 2])):
+        out = tmp_path / method
+        status, told = run("sample", folder, "--given", f"T1w={scan}", "--want", "age", "-n", 2, "--steps", 2,
+                           "--method", method, *options, "-o", out)  # fmt: skip
+        assert status == 0, told
+        assert list(pd.read_csv(out / "samples.csv").columns) == ["draw", "age"]
+    for words, options in (
+        ("unknown method 'magic'", ["--method", "magic"]),
+        ("jump belongs to method='repaint'", ["--jump", 3]),
+        ("directly", ["--method", "direct"]),
+    ):
+        assert words in refused("sample", folder, "--given", f"T1w={scan}", *options, "-o", tmp_path / "x")
+    assert not (tmp_path / "x").exists()
