@@ -17,6 +17,8 @@ TITLES = {
     "tabular": "Tables only: breast cancer with gaps",
     "real_brains": "Real brains",
     "changes": "Inpainting and counterfactuals on phantoms",
+    "calibration": "Calibration of the packaged model",
+    "surprise": "Scans unlike the training scans",
 }
 BARS = {
     ("phantom_packaged", "age_mae_ratio"): "at most 1.10",

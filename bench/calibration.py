@@ -1,0 +1,114 @@
+"""Whether a model's distributions are right, on fresh phantoms whose exact posterior is known.
+
+    python bench/calibration.py [--model phantom] [-n 1000]
+
+Coverage of intervals, rank histograms (simulation-based calibration, Talts et al. 2018), CRPS beside the exact posterior's,
+expected calibration error of the sex, for several questions; and how far the model contradicts itself.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from common import clock, record
+from phantom import cohort
+from scipy.stats import chisquare
+
+import metavoxel as mv
+from metavoxel.answers import batches
+from metavoxel.data import phantom
+from metavoxel.diffusion import encode_once, expect, sample
+from metavoxel.methods import SCALAR_STEPS
+from metavoxel.solvers import ANCESTRAL
+from metavoxel.times import even_plan
+
+DRAWS = 199
+BINS = 20
+"""Of the rank histograms: each holds (DRAWS + 1) / BINS ranks."""
+QUESTIONS = {"scan": ("scan", []), "nothing": (None, []), "sex": (None, ["sex"]), "scan_and_sex": ("scan", ["sex"])}
+INTERVALS = (50, 80, 90, 95)
+
+
+def ages(model: mv.MetaVoxel, people: mv.Cohort, scan: str | None, facts: list[str]) -> np.ndarray:
+    """(people, DRAWS) years."""
+    image = model.schema.images[0].name
+    drawn, plan = [], even_plan(SCALAR_STEPS)
+    for batch in batches(model.schema, model.codecs, people, dict.fromkeys(facts), model.device):
+        known = {name: value for name, value in batch.known.items() if name != image or scan}
+        if not known:  # one row would answer for all; every person gets draws of their own
+            state = sample(model.denoiser, model.schema, {}, ["age"], DRAWS * batch.rows, plan, ANCESTRAL, batch.first)
+            drawn.append(state["age"].reshape(batch.rows, DRAWS))
+            continue
+        reader = encode_once(model.denoiser, model.schema, known)
+        state = sample(reader, model.schema, known, ["age"], DRAWS, plan, ANCESTRAL, first_row=batch.first)
+        drawn.append(state["age"])
+    return model.schema["age"].decode(torch.cat(drawn))  # type: ignore[union-attr, return-value]
+
+
+def crps(drawn: np.ndarray, truth: np.ndarray) -> float:
+    """Mean over people, years; the fair estimate from draws."""
+    ordered = np.sort(drawn, 1)
+    n = drawn.shape[1]
+    spread = 2 * (ordered * (2 * np.arange(1, n + 1) - n - 1)).sum(1) / (n * (n - 1))
+    return float((np.abs(drawn - truth[:, None]).mean(1) - spread / 2).mean())
+
+
+def exact_crps(rows: pd.DataFrame, given: list[str]) -> float:
+    """Of the exact posterior given the anatomy."""
+    width = np.diff(phantom.AGE_EDGES)[0]
+    parts = []
+    for first in range(0, len(rows), 256):
+        some = rows.iloc[first : first + 256]
+        below = phantom.posterior_mass(some, given).sum((2, 3)).cumsum(1)
+        over = phantom.AGE_EDGES[None, 1:] >= some["age"].to_numpy()[:, None]
+        parts.append(((below - over) ** 2).sum(1) * width)
+    return float(np.concatenate(parts).mean())
+
+
+def judge(drawn: np.ndarray, truth: np.ndarray, question: str) -> dict[str, object]:
+    figures: dict[str, object] = {}
+    for share in INTERVALS:
+        low, high = np.percentile(drawn, [50 - share / 2, 50 + share / 2], axis=1)
+        figures[f"age_given_{question}_coverage_{share}"] = float(((low <= truth) & (truth <= high)).mean())
+    ranks = (drawn < truth[:, None]).sum(1)
+    counts = np.bincount(ranks * BINS // (DRAWS + 1), minlength=BINS)
+    figures[f"age_given_{question}_rank_p"] = float(chisquare(counts).pvalue)
+    return figures | {f"age_given_{question}_crps": crps(drawn, truth)}
+
+
+def sex_calibration(model: mv.MetaVoxel, people: mv.Cohort, truth: np.ndarray) -> float:
+    """Expected calibration error of p(male | scan), ten bins."""
+    answers = []
+    for batch in batches(model.schema, model.codecs, people, {}, model.device):
+        answers.append(expect(model.denoiser, model.schema, batch.known, ["sex"])["sex"].exp()[:, 1])
+    p, male = torch.cat(answers).numpy(), truth == "M"
+    which = np.minimum((p * 10).astype(int), 9)
+    return float(sum(abs(p[which == b].mean() - male[which == b].mean()) * (which == b).mean() for b in set(which)))
+
+
+@torch.no_grad()
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", default="phantom")
+    parser.add_argument("-n", type=int, default=1000)
+    options = parser.parse_args()
+    model = mv.load(options.model)
+    figures: dict[str, object] = {}
+    with tempfile.TemporaryDirectory() as folder, clock(figures, "seconds"):
+        people, rows, _ = cohort(Path(folder) / "c", options.n, model.schema.images[0])
+        truth = rows["age"].to_numpy()
+        for question, (scan, facts) in QUESTIONS.items():
+            figures |= judge(ages(model, people, scan, facts), truth, question)
+            if scan:
+                figures[f"age_given_{question}_crps_exact"] = exact_crps(rows, facts)
+        figures["sex_given_scan_ece"] = sex_calibration(model, people, rows["sex"].to_numpy())
+        for _, gap in model.consistency(people.subset(range(min(200, len(people))))).iterrows():
+            figures[f"contradiction_{gap['variable']}_through_{gap['through']}"] = gap["gap"]
+    record("calibration", f"{options.n} fresh phantoms, {DRAWS} draws each, {SCALAR_STEPS} steps", figures)
+
+
+if __name__ == "__main__":
+    main()
