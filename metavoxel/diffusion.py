@@ -162,6 +162,29 @@ def sample(
     return {name: state[name].unflatten(0, (question.rows, n)) for name in want}
 
 
+def count_rows(schema: Schema, given: Mapping[str, Given], want: Sequence[str]) -> int:
+    """How many rows a question is about. Raises MetavoxelError for one that makes no sense."""
+    unknown = [name for name in (*given, *want) if name not in schema]
+    if unknown:
+        raise MetavoxelError(f"unknown variable {unknown[0]!r}; this model knows {', '.join(schema.names)}")
+    whole = [name for name in want if name in given and given[name].mask is None]
+    if whole or not want:
+        raise MetavoxelError(f"{whole[0]!r} is both given and wanted" if whole else "nothing is wanted")
+    rows = max([len(value.value) for value in given.values()], default=1)
+    for name, value in given.items():
+        if len(value.value) != rows:
+            raise MetavoxelError(
+                f"{name!r} is given for {len(value.value)} rows and another variable for {rows} rows; "
+                "give every variable the same rows"
+            )
+    return rows
+
+
+def device_of(denoiser: object, given: Mapping[str, Given]) -> torch.device:
+    """Where a question is worked on: with its values, or with the denoiser if nothing is given."""
+    return next((value.value.device for value in given.values()), getattr(denoiser, "device", torch.device("cpu")))
+
+
 class _Question:
     """One question laid out for a denoiser: who is known, wanted, ignored, and the levels that follow at each t.
 
@@ -179,23 +202,9 @@ class _Question:
         first_row: int,
         first_draw: int = 0,
     ) -> None:
-        unknown = [name for name in (*given, *want) if name not in schema]
-        if unknown:
-            raise MetavoxelError(f"unknown variable {unknown[0]!r}; this model knows {', '.join(schema.names)}")
-        whole = [name for name in want if name in given and given[name].mask is None]
-        if whole or not want:
-            raise MetavoxelError(f"{whole[0]!r} is both given and wanted" if whole else "nothing is wanted")
         self.schema, self.given, self.want, self.draws = schema, given, set(want), draws
-        self.rows = max([len(value.value) for value in given.values()], default=1)
-        for name, value in given.items():
-            if len(value.value) != self.rows:
-                raise MetavoxelError(
-                    f"{name!r} is given for {len(value.value)} rows and another variable for {self.rows} rows; "
-                    "give every variable the same rows"
-                )
-        device = next(
-            (value.value.device for value in given.values()), getattr(denoiser, "device", torch.device("cpu"))
-        )
+        self.rows = count_rows(schema, given, want)
+        device = device_of(denoiser, given)
         rows = torch.arange(first_row, first_row + self.rows, device=device).repeat_interleave(draws)
         self.noise = Noise(
             seed, rows * (1 << 32) + torch.arange(first_draw, first_draw + draws, device=device).repeat(self.rows)

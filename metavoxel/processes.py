@@ -44,13 +44,19 @@ class Gaussian:
     def reverse(
         self, x: Tensor, clean: Tensor, tau_t: Tensor, tau_s: Tensor, noise: Noise, eta: float = 1.0
     ) -> Tensor:
-        """x_s given x_t and E[x_0] for s <= t (DDIM, Song et al. 2021, Eq. 12). eta 1 is ancestral, 0 deterministic."""
+        """x_s given x_t and E[x_0] for s <= t. eta 1 is ancestral, 0 deterministic."""
+        mean, sd = self.reverse_law(x, clean, tau_t, tau_s, eta)
+        return torch.where(tau_t > tau_s, mean + sd * noise.normal(*x.shape[1:]), x)
+
+    def reverse_law(
+        self, x: Tensor, clean: Tensor, tau_t: Tensor, tau_s: Tensor, eta: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """Mean and sd of x_s given x_t and E[x_0] for s < t (DDIM, Song et al. 2021, Eq. 12)."""
         sigma_t = sigma(tau_t)
         eps = (x - alpha(tau_t) * clean) / sigma_t.clamp_min(TINY)
         fresh = eta * sigma(tau_s) / sigma_t.clamp_min(TINY) * sigma(_elapsed(tau_s, tau_t))
         kept = torch.sqrt((sigma(tau_s) ** 2 - fresh**2).clamp_min(0))
-        moved = alpha(tau_s) * clean + kept * eps + fresh * noise.normal(*x.shape[1:])
-        return torch.where(tau_t > tau_s, moved, x)
+        return alpha(tau_s) * clean + kept * eps, fresh
 
     def loss(self, clean: Tensor, x0: Tensor, tau: Tensor) -> Tensor:
         """Squared error over sigma^2 (the v-loss: Salimans and Ho 2022); of x's shape, 0 where the entry is known.
