@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from metavoxel.data.cohort import Cohort
-from metavoxel.denoiser import JointDenoiser
+from metavoxel.denoiser import LearnedDenoiser
 from metavoxel.diffusion import Given, encode_once, expect, sample
 from metavoxel.draws import QUANTILES
 from metavoxel.errors import MetavoxelError
@@ -79,7 +79,7 @@ def batches(
 
 def tabulate(
     schema: Schema,
-    denoiser: JointDenoiser,
+    denoiser: LearnedDenoiser,
     usual: Mapping[str, Usual],
     batch: Batch,
     want: Sequence[str],
@@ -130,7 +130,7 @@ def _fact_column(schema: Schema, cohort: Cohort, name: str, value: object) -> pd
     return cohort.column(name)
 
 
-def _surprise(denoiser: JointDenoiser, image: Image, usual: Usual, scans: Given) -> np.ndarray:
+def _surprise(denoiser: LearnedDenoiser, image: Image, usual: Usual, scans: Given) -> np.ndarray:
     """(rows,), NaN where there is no scan."""
     score = usual.surprise(features(denoiser, image, scans.value))
     present = torch.ones_like(score, dtype=torch.bool) if scans.observed is None else scans.observed

@@ -4,7 +4,6 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,25 +14,25 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from metavoxel.augment import augment
-from metavoxel.config import Config
+from metavoxel.clocks import CLOCKS
+from metavoxel.config import Config, from_dict
 from metavoxel.config import preset as preset_config
 from metavoxel.data.cohort import Cohort, read_cohort
-from metavoxel.denoiser import JointDenoiser, told
-from metavoxel.diffusion import Given, expect, joint_loss
+from metavoxel.denoiser import JointDenoiser, LearnedDenoiser, make_denoiser, told
+from metavoxel.diffusion import joint_loss
 from metavoxel.errors import MetavoxelError
 from metavoxel.latents import ImageCodec
 from metavoxel.loading import ImageStack, load_images
 from metavoxel.model import MetaVoxel, load
 from metavoxel.nets.autoencoder import Autoencoder
 from metavoxel.noise import Noise
-from metavoxel.processes import Discrete
 from metavoxel.schema import Categorical, Continuous, Image, Observed, Ordinal, Schema, State, Times, Variable
+from metavoxel.surprise import Usual, features
 from metavoxel.times import MixtureTimes, TimesRule
 from metavoxel.training import optimise, progress_bar
+from metavoxel.validation import CHUNK, held_out_figures
 
-VALIDATION_SEED = 9173
-VALIDATION_CHUNK = 64
-MAX_VALIDATION_IMAGES = 256
+MAX_USUAL = 256
 VARIANTS = 4
 """Latents are cached for the image as it is and for this many less one augmented copies."""
 
@@ -77,12 +76,14 @@ def train(
 
 def infer_schema(cohort: Cohort, config: Config) -> Schema:
     """One variable for each kind of scan and each number or class of the table; names and free text are left out."""
+    clock = CLOCKS[config.clock]
     variables: list[Variable] = [
-        Image(name, config.shape, tuple(config.spacing), config.codec) for name in cohort.scans
+        Image(name, config.shape, tuple(config.spacing), config.codec, clock=clock) for name in cohort.scans
     ]
     for name, guess in cohort.columns.items():
         if guess.kind == "continuous":
-            variables.append(Continuous(name, guess.unit or "", config.scaling.get(name, "linear")))
+            scaling = config.scaling.get(name, config.scaling.get("*", "linear"))
+            variables.append(Continuous(name, guess.unit or "", scaling, clock=clock))
         elif guess.kind == "categorical" and len(guess.levels) > 1:
             levels = tuple(guess.levels)
             is_ordinal = name in config.ordinal
@@ -111,7 +112,8 @@ def fit(
     """
     torch.manual_seed(config.seed)
     if start:  # weights fit their own network only
-        config = replace(config, net=start.config.net, autoencoder=start.config.autoencoder)
+        kept = {"net": start.config.net, "autoencoder": start.config.autoencoder}
+        config = from_dict({**vars(config), **kept}, "settings for the model to start from")
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     stacks = {name: x if isinstance(x, ImageStack) else ImageStack.from_array(x) for name, x in images.items()}
     people = np.arange(len(table)) if people is None else people
@@ -140,11 +142,11 @@ def fit(
     codecs = {name: source.codec for name, source in sources.items()}
     schema = schema.with_latents({name: codec.image.fitted for name, codec in codecs.items()})
     data = _Data(schema, sources, scalars, known, place)
-    denoiser = JointDenoiser(schema, config.net, config.times).to(place)
+    denoiser = make_denoiser(schema, config.net, config.times).to(place)
     if start:
         denoiser.load_state_dict(start.denoiser.state_dict())
     for name, source in sources.items():
-        if source.marginal:
+        if source.marginal and isinstance(denoiser, JointDenoiser):
             denoiser.marginals[name].set(*source.marginal)  # type: ignore[operator]
 
     reading = config.reading if schema.images and schema.scalars else 0
@@ -154,12 +156,12 @@ def fit(
         rows = training[noise.integers(len(training)).cpu()]
         x0, observed = data.batch(rows, noise)
         rule = config.times.reading() if k < reading and isinstance(config.times, MixtureTimes) else config.times
-        loss = joint_loss(module, schema, *_questions(schema, x0, observed, config, rule, noise))
+        loss = joint_loss(module, schema, *_questions(schema, x0, observed, config, rule, noise), denoiser.weigh)
         return loss.total, {name: part.item() for name, part in loss.parts.items()}
 
     def validate(module: nn.Module) -> dict[str, float]:
-        assert isinstance(module, JointDenoiser)
-        return _validation(module, data, validation, config)
+        assert isinstance(module, LearnedDenoiser)
+        return held_out_figures(module, data.batch, validation, config.times)
 
     trunk = denoiser.net.trunk_matrices()
     figures = optimise(denoiser, step, validate, config.joint, folder / "training", "joint", trunk, resume=resume,
@@ -167,6 +169,7 @@ def fit(
     summary = {
         "rows": len(table), "people": len(set(people)), "training_rows": len(training),
         "validation_rows": len(validation), "validation": figures, "columns": _describe(schema, table, stacks),
+        "usual": _usual(denoiser, sources, validation, place),
     }  # fmt: skip
     model = MetaVoxel(schema, denoiser, codecs, config, summary)
     model.save(folder)
@@ -176,8 +179,9 @@ def fit(
 def _questions(
     schema: Schema, x0: State, observed: Observed, config: Config, rule: TimesRule, noise: Noise
 ) -> tuple[State, Observed, Times, Noise]:
-    """Several questions about each row: `config.questions` sets of levels for its scalars, one for its images."""
-    n = config.questions if schema.images and schema.scalars else 1
+    """Several questions about each row: `config.questions` sets of levels for its scalars, one for its images. One where
+    the levels are shared: a second set would not be the images'."""
+    n = config.questions if schema.images and schema.scalars and rule.separate else 1
     many = Noise(config.seed + 1, (noise.index[:, None] * n + torch.arange(n, device=noise.index.device)).flatten())
     scans = {image.name for image in schema.images}
 
@@ -212,7 +216,7 @@ class _Source:
         latents = None if codec.autoencoder is None else _encode_all(codec, stack, config, cache, place, quiet)
         marginal: list[Tensor] = []
         if not fitted:
-            parts = training.split(VALIDATION_CHUNK)
+            parts = training.split(CHUNK)
             raw = ((torch.from_numpy(latents[0][p.numpy()]).float() if latents is not None else stack.rows(p)[:, None],
                     facts[p]) for p in parts)  # fmt: skip
             codec, marginal = codec.fit(raw)
@@ -247,39 +251,20 @@ class _Data:
         return x0, observed
 
 
-def _validation(denoiser: JointDenoiser, data: _Data, rows: Tensor, config: Config) -> dict[str, float]:
-    """Negative log-likelihood of each scalar given the images (or, without images, the other scalars) + image loss."""
-    schema = data.schema
-    scores: dict[str, list[Tensor]] = {v.name: [] for v in schema.scalars}
-    image_losses = []
-    for number, part in enumerate(rows.split(VALIDATION_CHUNK)):
-        x0, observed = data.batch(part)
-        for v in schema.scalars:
-            others: Sequence[Variable] = schema.images or [other for other in schema.scalars if other is not v]
-            given = {o.name: Given(x0[o.name], observed=observed[o.name]) for o in others}
-            if not given:
-                continue
-            clean, known = expect(denoiser, schema, given, [v.name])[v.name].float(), observed[v.name]
-            truth = x0[v.name][known]
-            error = (
-                -clean[known].gather(-1, truth[:, None])[:, 0]
-                if isinstance(v.process, Discrete)
-                else clean[known] - truth
-            )
-            scores[v.name].append(error)
-        if schema.images and number * VALIDATION_CHUNK < MAX_VALIDATION_IMAGES:
-            noise = Noise(VALIDATION_SEED, part.to(data.place))
-            loss = joint_loss(denoiser, schema, x0, observed, config.times.draw(schema, observed, noise), noise)
-            image_losses.append(torch.stack([loss.parts[image.name] for image in schema.images]).sum())
-    figures = {}
-    for v in schema.scalars:
-        if scores[v.name] and len(errors := torch.cat(scores[v.name])):
-            # a number's likelihood is a normal's about its mean, with the held-out people's own residual variance
-            normal = 0.5 * torch.log(2 * torch.pi * torch.e * (errors**2).mean().clamp_min(1e-6))
-            figures[v.name] = (errors.mean() if isinstance(v.process, Discrete) else normal).item()
-    if image_losses:
-        figures["image"] = torch.stack(image_losses).mean().item()
-    return {"loss": sum(figures.values()), **figures}
+def _usual(
+    denoiser: LearnedDenoiser, sources: Mapping[str, _Source], held_out: Tensor, place: torch.device
+) -> dict[str, dict[str, object]]:
+    """Of every image, what is usual of it in people not trained on (see `surprise`)."""
+    if not isinstance(denoiser, JointDenoiser) or not denoiser.coverage.separate:
+        return {}
+    found = {}
+    for image in denoiser.schema.images:
+        source = sources[image.name]
+        rows = held_out[source.stack.present[held_out]][:MAX_USUAL]
+        if len(rows):
+            parts = [features(denoiser, image, source.entries(part, None, place)) for part in rows.split(CHUNK)]
+            found[image.name] = Usual.of(torch.cat(parts)).to_dict()
+    return found
 
 
 def _train_autoencoder(
@@ -287,7 +272,7 @@ def _train_autoencoder(
     place: torch.device, resume: bool, quiet: bool,
 ) -> Autoencoder:  # fmt: skip
     autoencoder = Autoencoder(config.autoencoder, image.shape).to(place)
-    held_out = validation[stack.present[validation]][:VALIDATION_CHUNK]
+    held_out = validation[stack.present[validation]][:CHUNK]
     grid = config.autoencoder.latent_grid(image.shape)
 
     def step(module: nn.Module, k: int) -> tuple[Tensor, dict[str, float]]:
@@ -299,7 +284,7 @@ def _train_autoencoder(
 
     def validate(module: nn.Module) -> dict[str, float]:
         assert isinstance(module, Autoencoder)
-        rows = held_out if len(held_out) else training[:VALIDATION_CHUNK]
+        rows = held_out if len(held_out) else training[:CHUNK]
         errors = []
         for part in rows.split(config.encoding.batch):
             x = stack.rows(part).to(place)[:, None]
@@ -329,7 +314,7 @@ def _encode_all(
     latents = (
         np.lib.format.open_memmap(temporary, "w+", np.float16, shape) if temporary else np.zeros(shape, np.float16)
     )
-    for part in track(torch.arange(len(stack)).split(VALIDATION_CHUNK), f"encoding {codec.image.name}", disable=quiet):
+    for part in track(torch.arange(len(stack)).split(CHUNK), f"encoding {codec.image.name}", disable=quiet):
         for variant in range(variants):
             voxels = stack.rows(part).to(place)
             if variant:

@@ -3,6 +3,7 @@
 Scales take and give arrays of any shape. A missing cell is not a codec's business: `schema` masks it out first.
 """
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import numpy as np
@@ -29,6 +30,11 @@ class Standard:
     @classmethod
     def fit(cls, x: Array) -> "Standard":
         return cls(float(x.mean()), float(x.std()) or 1.0)
+
+    @classmethod
+    def over_range(cls, x: Array) -> "Standard":
+        """From -1 to 1 over the training rows (paper, "Model")."""
+        return cls(float(x.min() + x.max()) / 2, float(x.max() - x.min()) / 2 or 1.0)
 
     def encode(self, x: Array) -> Array:
         return (x - self.mean) / self.sd
@@ -86,7 +92,10 @@ class Quantile:
 
 
 Scale = Annotated[Standard | Log | Quantile, Field(discriminator="kind")]
-SCALES: dict[str, type[Standard] | type[Log] | type[Quantile]] = {"linear": Standard, "log": Log, "quantile": Quantile}
+Scaling = Literal["linear", "range", "log", "quantile"]
+FITS: dict[Scaling, Callable[[Array], Standard | Log | Quantile]] = {
+    "linear": Standard.fit, "range": Standard.over_range, "log": Log.fit, "quantile": Quantile.fit,
+}  # fmt: skip
 
 
 def _piecewise(x: Array, xs: Array, ys: Array) -> Array:

@@ -4,16 +4,29 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, Discriminator, Field, Tag, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from metavoxel.codecs import STRICT
+from metavoxel.codecs import STRICT, Scaling
 from metavoxel.errors import MetavoxelError
 from metavoxel.nets.autoencoder import AutoencoderSettings
 from metavoxel.nets.joint import NetSettings
+from metavoxel.nets.paper import PaperSettings
 from metavoxel.times import MixtureTimes, TimesRule
 
 Triple = Annotated[tuple[float, ...], BeforeValidator(lambda x: (x,) * 3 if isinstance(x, int | float) else x)]
+
+
+def _architecture(settings: Any) -> str:
+    """"joint" where nothing is said, as in every configuration written while there was one architecture."""
+    if isinstance(settings, dict):
+        return settings.get("architecture", "joint")
+    return getattr(settings, "architecture", "joint")
+
+
+Net = Annotated[
+    Annotated[NetSettings, Tag("joint")] | Annotated[PaperSettings, Tag("paper")], Discriminator(_architecture)
+]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -24,7 +37,7 @@ class Optimiser:
     batch: int = Field(default=32, ge=1)
     rate: float = Field(default=1e-3, gt=0)
     matrix_rate: float = Field(default=0.0, ge=0)
-    """Above 0: the joint network's trunk is trained by Muon, at this rate; the rest by AdamW."""
+    """Above 0: the joint network's trunk is trained by Muon, at this rate; the rest, and the paper's network, by AdamW."""
     warmup: int = 50
     weight_decay: float = 0.01
     average: float = 0.995
@@ -44,13 +57,15 @@ class Config:
     """mm."""
     codec: Literal["identity", "autoencoder"] = "identity"
     autoencoder: AutoencoderSettings = Field(default_factory=AutoencoderSettings)
-    net: NetSettings = Field(default_factory=NetSettings)
+    net: Net = Field(default_factory=NetSettings)
+    """`architecture: joint` or `paper`, and its sizes."""
     times: TimesRule = Field(default_factory=MixtureTimes)
     encoding: Optimiser = Field(default_factory=Optimiser)
     """Training of the autoencoder; not used with codec: identity."""
     joint: Optimiser = Field(default_factory=Optimiser)
     questions: int = Field(default=4, ge=1)
-    """In training, sets of levels of the numbers and classes for each encoding of a scan: reading it is what costs."""
+    """In training, sets of levels of the numbers and classes for each encoding of a scan: reading it is what costs.
+    One with times: shared."""
     reading: int = Field(default=0, ge=0)
     """First steps of the joint training that ask for facts of known scans only (times: mixture). Nothing is decoded, so
     they cost half, and what shows faintly in a scan is found sooner than beside the loss of images."""
@@ -62,12 +77,18 @@ class Config:
     validation: float = Field(default=0.1, gt=0, lt=1)
     """Share of participants held out to choose the checkpoint."""
     seed: int = 0
-    scaling: dict[str, Literal["linear", "log", "quantile"]] = Field(default_factory=dict)
-    """Scaling of numbers by name; linear where nothing is said."""
+    scaling: dict[str, Scaling] = Field(default_factory=dict)
+    """Scaling of numbers by name, "*" for all that are not named; linear where nothing is said."""
+    clock: Literal["cosine", "scaled_linear"] = "cosine"
+    """How images and numbers forget; classes always follow the cosine. scaled_linear is for architecture: paper."""
     chain: Literal["uniform", "absorbing", "marginal"] = "marginal"
     """Markov chain of the classes."""
     ordinal: tuple[str, ...] = ()
     """Class variables whose levels are in order."""
+
+    def __post_init__(self) -> None:
+        if self.net.architecture == "paper" and self.times.separate:
+            raise MetavoxelError("architecture: paper knows one time for all variables; set times: {kind: shared}")
 
 
 _adapter = TypeAdapter(Config)
@@ -95,7 +116,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "spacing": 1.0,
         "codec": "autoencoder",
         "autoencoder": {"channels": (32, 64, 128, 128), "latent_channels": 4, "blocks": 2, "kl_weight": 1e-7},
-        "net": {"widths": (256, 512, 768), "patch": 1, "blocks": 2, "token_width": 384, "token_depth": 6, "heads": 6},
+        "net": {"architecture": "paper", "widths": (256, 512, 768), "blocks": 2, "heads": 8, "context": 512},
+        "times": {"kind": "shared"},
+        "clock": "scaled_linear",
+        "chain": "uniform",
+        "scaling": {"*": "range"},
+        "augment": False,
         "encoding": {"steps": 100_000, "batch": 2, "rate": 1e-4, "validate_every": 2000},
         "joint": {"steps": 200_000, "batch": 32, "rate": 1e-4, "average": 0.9999,
                   "validate_every": 2000},
@@ -127,7 +153,8 @@ def from_dict(content: object, source: str) -> Config:
         return _adapter.validate_python(content)
     except ValidationError as error:
         first = error.errors()[0]
-        raise MetavoxelError(f"{source}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        place = [".".join(map(str, first["loc"]))] if first["loc"] else []
+        raise MetavoxelError(": ".join([source, *place, first["msg"].removeprefix("Value error, ")])) from error
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -136,8 +163,12 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Changes laid over a base; settings of another architecture than the base's stand alone."""
     merged = dict(base)
     for key, value in changes.items():
-        nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if nested else value
+        own = merged.get(key)
+        if isinstance(value, dict) and isinstance(own, dict):
+            same = value.get("architecture", _architecture(own)) == _architecture(own)
+            value = _merge(own, value) if same else value
+        merged[key] = value
     return merged

@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from metavoxel.clocks import alpha, sigma
-from metavoxel.diffusion import Coverage
+from metavoxel.diffusion import Coverage, over_marginal
 from metavoxel.nets.joint import JointNet, NetSettings, Scan
+from metavoxel.nets.paper import PaperSettings
 from metavoxel.nets.tokens import TokenSpec
+from metavoxel.paper import PaperDenoiser
 from metavoxel.processes import Discrete
 from metavoxel.schema import Categorical, Scalar, Schema, State, Times, Variable
 
@@ -103,6 +105,8 @@ class JointDenoiser(nn.Module):
 
     Scalars may come with several rows for each row of the images; images are then decoded from the first of them.
     """
+
+    weigh = staticmethod(over_marginal)
 
     def __init__(self, schema: Schema, settings: NetSettings, coverage: Coverage) -> None:
         super().__init__()
@@ -212,6 +216,16 @@ class FrozenScan:
 
     def freeze(self, images: State, times: Times) -> "FrozenScan":
         return self
+
+
+LearnedDenoiser = JointDenoiser | PaperDenoiser
+
+
+def make_denoiser(schema: Schema, settings: NetSettings | PaperSettings, coverage: Coverage) -> LearnedDenoiser:
+    """An untrained denoiser of the architecture whose settings these are."""
+    if isinstance(settings, PaperSettings):
+        return PaperDenoiser(schema, settings, coverage)
+    return JointDenoiser(schema, settings, coverage)
 
 
 def _token(v: Variable) -> TokenSpec:

@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from metavoxel.clocks import alpha
 from metavoxel.errors import MetavoxelError
 from metavoxel.noise import Noise
 from metavoxel.processes import Discrete
@@ -76,7 +77,24 @@ class Given:
 class Loss:
     total: Tensor
     parts: dict[str, Tensor]
-    """Variable -> mean loss over its entries that were asked for, 1 for a predictor that knows only the marginal."""
+    """Variable -> mean weighed loss over its entries that were asked for."""
+
+
+Weigh = Callable[[Variable, Tensor], Tensor | float]
+"""(variable, tau) -> what its process's loss is multiplied by at each entry."""
+
+
+def over_marginal(v: Variable, tau: Tensor) -> Tensor | float:
+    """Every variable's loss is 1 for a predictor that knows only the marginal, so that none drowns another."""
+    return 1 / v.baseline_loss(tau)
+
+
+def noise_error(v: Variable, tau: Tensor) -> Tensor | float:
+    """Unit weights on the squared error of the noise and on the cross-entropy (paper, Eq. 5).
+
+    The clean prediction is off by sigma/alpha times what the noise is off by, and `Gaussian.loss` is over sigma^2.
+    """
+    return 1.0 if isinstance(v.process, Discrete) else alpha(tau) ** 2
 
 
 def joint_loss(
@@ -86,8 +104,9 @@ def joint_loss(
     observed: Observed,
     times: Times,
     noise: Noise,
+    weigh: Weigh = over_marginal,
 ) -> Loss:
-    """How far the clean predictions are off, each variable normalised by what the marginal alone achieves (Eq. 5).
+    """How far the clean predictions are off: the sum over variables of their weighed losses (paper, Eq. 5).
 
     x0: (n, ...) in codec units, anything where missing; observed: (n,) bool; times: levels as drawn by `times`, 1 where
     missing. Missing and known entries carry no loss. Scalars may hold several rows for each row of the images (rows of
@@ -100,7 +119,7 @@ def joint_loss(
     clean = denoiser(state, times)
     parts = {}
     for v in schema:
-        error = v.process.loss(clean[v.name], x0[v.name], taus[v.name]) / v.baseline_loss(taus[v.name])
+        error = v.process.loss(clean[v.name], x0[v.name], taus[v.name]) * weigh(v, taus[v.name])
         asked = (taus[v.name] > 0) & observed[v.name].reshape(-1, *(1,) * (taus[v.name].dim() - 1))
         asked = asked.expand_as(error).to(error.dtype)
         parts[v.name] = (error * asked).sum() / asked.sum().clamp_min(1)

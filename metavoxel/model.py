@@ -15,7 +15,7 @@ from metavoxel.config import Config, from_dict, to_dict
 from metavoxel.consistency import contradictions
 from metavoxel.data.cohort import Cohort, read_cohort
 from metavoxel.data.prepare import Geometry
-from metavoxel.denoiser import JointDenoiser
+from metavoxel.denoiser import LearnedDenoiser, make_denoiser
 from metavoxel.diffusion import Given
 from metavoxel.draws import Draws
 from metavoxel.errors import MetavoxelError
@@ -38,7 +38,7 @@ class MetaVoxel:
     def __init__(
         self,
         schema: Schema,
-        denoiser: JointDenoiser,
+        denoiser: LearnedDenoiser,
         codecs: Mapping[str, ImageCodec],
         config: Config,
         summary: Mapping[str, object],
@@ -172,6 +172,7 @@ class MetaVoxel:
         parameters = sum(p.numel() for p in self._weights().parameters())
         return {
             "variables": self.schema.to_dict()["variables"],
+            "architecture": self.config.net.architecture,
             "times": to_dict(self.config)["times"],
             "parameters": parameters,
             "summary": self.summary,
@@ -223,7 +224,7 @@ def load(source: str | Path, device: str | None = None) -> MetaVoxel:
                              f"({__version__}) does not know; upgrade metavoxel")  # fmt: skip
     schema = Schema.from_dict(content["schema"], str(folder / "model.json"))
     config = from_dict(content["config"], str(folder / "model.json"))
-    denoiser = JointDenoiser(schema, config.net, config.times)
+    denoiser = make_denoiser(schema, config.net, config.times)
     codecs = {
         image.name: ImageCodec(
             image, Autoencoder(config.autoencoder, image.shape).eval() if image.codec == "autoencoder" else None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metavoxel.data.prepare import Geometry
-from metavoxel.denoiser import JointDenoiser
+from metavoxel.denoiser import LearnedDenoiser
 from metavoxel.diffusion import Denoiser, Given, encode_once, expect, sample
 from metavoxel.draws import Draws, merge
 from metavoxel.errors import MetavoxelError
@@ -34,7 +34,7 @@ class Posterior:
     """
 
     schema: Schema
-    denoiser: JointDenoiser
+    denoiser: LearnedDenoiser
     codecs: Mapping[str, ImageCodec]
     known: Mapping[str, Given]
     geometry: Geometry | None = None

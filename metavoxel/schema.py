@@ -21,8 +21,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from metavoxel.clocks import Cosine, alpha, sigma
-from metavoxel.codecs import SCALES, STRICT, Array, Scale
+from metavoxel.clocks import Clock, Cosine, alpha, sigma
+from metavoxel.codecs import FITS, STRICT, Array, Scale, Scaling
 from metavoxel.errors import MetavoxelError
 from metavoxel.processes import (
     Discrete,
@@ -47,7 +47,7 @@ MISSING = {"", "n/a", "na", "nan"}
 class _Scalar:
     entry_shape: tuple[int, ...] = ()
     level_shape: tuple[int, ...] = ()
-    clock = CLOCK
+    clock: Clock = CLOCK
     name: str
 
     def unfitted(self) -> MetavoxelError:
@@ -60,8 +60,9 @@ class Continuous(_Scalar):
 
     name: str
     unit: str = ""
-    scaling: Literal["linear", "log", "quantile"] = "linear"
+    scaling: Scaling = "linear"
     scale: Scale | None = None
+    clock: Clock = CLOCK
     kind: Literal["continuous"] = "continuous"
 
     @property
@@ -77,7 +78,7 @@ class Continuous(_Scalar):
         values = values[np.isfinite(values)]
         if len(values) == 0:
             raise MetavoxelError(f"variable {self.name!r} has no value in any training row; drop it from the schema")
-        return replace(self, scale=SCALES[self.scaling].fit(values))
+        return replace(self, scale=FITS[self.scaling](values))
 
     def encode(self, column: Sequence[object] | pd.Series) -> tuple[Tensor, Tensor]:
         """Values (n) in `unit` -> scores (n,) float32 and observed (n,) bool."""
@@ -201,8 +202,8 @@ class Image:
     spacing: tuple[float, ...] = ()
     codec: Literal["identity", "autoencoder"] = "identity"
     latent: Latent | None = None
+    clock: Clock = CLOCK
     kind: Literal["image"] = "image"
-    clock = CLOCK
 
     def __post_init__(self) -> None:
         if len(self.shape) not in (2, 3):

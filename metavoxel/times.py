@@ -23,7 +23,10 @@ Plan = Sequence[tuple[float, float]]
 
 @dataclass(frozen=True, config=STRICT)
 class SharedTimes:
-    """One t for all variables of a row (paper, "one shared time index"). Covers tied levels only."""
+    """One t for all variables of a row (paper, "one shared time index"). Covers tied levels only.
+
+    Values that are missing are at 1 here too, which a network that is told one time cannot see (see `paper`).
+    """
 
     kind: Literal["shared"] = "shared"
     separate: ClassVar[bool] = False

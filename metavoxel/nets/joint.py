@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -19,6 +20,7 @@ from metavoxel.nets.unet import Decoder, Encoder, Features
 class NetSettings:
     """Sizes of the joint network."""
 
+    architecture: Literal["joint"] = "joint"
     widths: tuple[int, ...] = (32, 64, 128)
     """Channels at each depth of the trunk; each depth halves the grid."""
     blocks: int = Field(default=1, ge=1)
