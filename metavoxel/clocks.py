@@ -53,6 +53,12 @@ class ScaledLinear:
         rise = last - first
         return LDM_STEPS * t * (first**2 + first * rise * t + rise**2 * t**2 / 3)
 
+    def t(self, tau: Tensor) -> Tensor:
+        """The inverse of `tau`; 1 beyond its end."""
+        first, last = (math.sqrt(beta) for beta in LDM_BETAS)
+        rise = last - first
+        return (((first**3 + 3 * rise * tau / LDM_STEPS) ** (1 / 3) - first) / rise).clamp(0, 1)
+
 
 Clock = Annotated[Cosine | ScaledLinear, Field(discriminator="kind")]
 CLOCKS: dict[str, Cosine | ScaledLinear] = {"cosine": Cosine(), "scaled_linear": ScaledLinear()}

@@ -36,7 +36,8 @@ class Coverage(Protocol):
 class Denoiser(Protocol):
     """(State, Times) -> clean predictions: E[x_0] for reals, log p(x_0) (n, levels) for classes."""
 
-    coverage: Coverage
+    @property
+    def coverage(self) -> Coverage: ...
 
     def __call__(self, state: State, times: Times) -> State: ...
 

@@ -9,7 +9,7 @@ exact denoiser, and a lower bound of log p on average over people for any other.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -71,7 +71,7 @@ def _errors(
     """|value - clean|^2 at several levels tau a row with their noise eps, rows varying slowest: (rows * levels,)."""
     is_image, levels = isinstance(v, Image), len(tau) // len(value)
     asked = denoiser if is_image else encode_once(denoiser, schema, given)
-    seen = list(schema) if asked is denoiser else list(schema.scalars)
+    seen: Sequence[Variable] = schema.variables if asked is denoiser else schema.scalars
     x0 = value.repeat_interleave(levels, 0)
     level = tau.reshape(-1, *(1,) * (x0.dim() - 1))
     noised = alpha(level) * x0 + sigma(level) * eps
@@ -91,7 +91,7 @@ def _square(x: Tensor) -> Tensor:
     return (x**2).reshape(len(x), -1).sum(1)
 
 
-def laid_out(seen: list[Variable], given: Mapping[str, Given], rows: Tensor, total: int) -> tuple[State, Times]:
+def laid_out(seen: Sequence[Variable], given: Mapping[str, Given], rows: Tensor, total: int) -> tuple[State, Times]:
     """What is given of these rows at level 0, everything else at 1."""
     state, times = {}, {}
     for v in seen:

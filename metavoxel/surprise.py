@@ -13,7 +13,7 @@ from scipy.stats import chi2
 from torch import Tensor
 
 from metavoxel.clocks import alpha, sigma
-from metavoxel.denoiser import JointDenoiser
+from metavoxel.denoiser import JointDenoiser, LearnedDenoiser
 from metavoxel.likelihood import laid_out
 from metavoxel.noise import Noise
 from metavoxel.schema import Image, full_level
@@ -61,14 +61,15 @@ LIMIT = math.sqrt(chi2.isf(TAIL, FEATURES) / FEATURES)
 
 
 @torch.no_grad()
-def features(denoiser: JointDenoiser, image: Image, entries: Tensor) -> Tensor:
+def features(denoiser: LearnedDenoiser, image: Image, entries: Tensor) -> Tensor:
     """(rows, FEATURES) of entries (rows, channels, *grid): logarithms, so that twice as bad is as far as half as bad."""
+    assert isinstance(denoiser, JointDenoiser), "only a network that is told each variable's level restores a scan alone"
     rows, device = len(entries), entries.device
     law = denoiser.marginals[image.name].alone()  # type: ignore[operator]
     found = [law.deviation(entries, torch.zeros((), device=device))]
     # the same noise for every scan: a scan's score depends on nothing but the scan
     eps = Noise(SEED, torch.zeros(1, dtype=torch.int64, device=device)).normal(*image.entry_shape)
-    state, times = laid_out(list(denoiser.schema), {}, torch.zeros(rows, dtype=torch.int64, device=device), rows)
+    state, times = laid_out(denoiser.schema.variables, {}, torch.zeros(rows, dtype=torch.int64, device=device), rows)
     for t in LEVELS:
         tau = image.clock.tau(torch.tensor(t, device=device))
         state[image.name] = alpha(tau) * entries + sigma(tau) * eps

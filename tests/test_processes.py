@@ -11,7 +11,7 @@ from scipy import stats
 from scipy.linalg import expm
 from torch import Tensor
 
-from metavoxel.clocks import Cosine, alpha, sigma
+from metavoxel.clocks import Cosine, ScaledLinear, alpha, sigma
 from metavoxel.noise import Noise
 from metavoxel.processes import (
     BirthDeath,
@@ -79,6 +79,12 @@ def test_the_clock_is_exact_at_its_ends_and_inverts() -> None:
     torch.testing.assert_close(alpha(tau), torch.cos(t * math.pi / 2), atol=1e-6, rtol=0)
     torch.testing.assert_close(alpha(tau) ** 2 + sigma(tau) ** 2, torch.ones(201))
     assert alpha(tau)[-1] == 0 and sigma(tau)[-1] == 1 and sigma(tau)[0] == 0
+
+
+def test_latent_diffusions_clock_inverts() -> None:
+    clock, t = ScaledLinear(), torch.linspace(0, 1, 201)
+    torch.testing.assert_close(clock.t(clock.tau(t)), t, atol=1e-5, rtol=0)
+    assert clock.t(torch.tensor(torch.inf)) == 1
 
 
 # --- Gaussian ---
