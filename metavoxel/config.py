@@ -98,8 +98,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "shape": (32, 40, 32),
         "spacing": 5.0,
         "net": {"widths": (16, 48, 96), "patch": 2, "token_width": 96},
-        "reading": 250,
-        "joint": {"steps": 550, "batch": 48, "rate": 1.5e-3, "matrix_rate": 0.01, "validate_every": 50},
+        "reading": 450,
+        "joint": {"steps": 640, "batch": 48, "rate": 1.5e-3, "matrix_rate": 0.015, "validate_every": 80},
     },
     "small": {
         "shape": (64, 80, 64),
