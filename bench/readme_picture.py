@@ -12,7 +12,7 @@ import metavoxel as mv
 from metavoxel.pictures import save_mosaic
 
 AGES = (30, 50, 70, 90)
-PER_AGE = 3
+PER_AGE = 2
 
 
 def main() -> None:

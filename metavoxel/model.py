@@ -98,6 +98,8 @@ class MetaVoxel:
         draws: int = 64,
         seed: int = 0,
         progress: Progress = lambda done, total: None,
+        *,
+        compare: bool = True,
     ) -> pd.DataFrame:
         """One row for each row of the cohort: mean, spread and quantiles of numbers, probabilities of classes.
 
@@ -105,6 +107,7 @@ class MetaVoxel:
         given: facts to condition on beside the scans - names (taken from the table) or name -> one value for all. Without
         images in the schema, default: everything that is not wanted. Missing cells and scans are ignored, and `warning`
         says so; also of scans unlike those in training, whose `NAME_surprise` (see `surprise`) is above the limit.
+        compare: whether scans are compared so, which takes an image's evaluation at a few levels.
         """
         cohort = cohort if isinstance(cohort, Cohort) else read_cohort(cohort)
         facts = dict.fromkeys(given) if not isinstance(given, Mapping) else dict(given)
@@ -113,9 +116,9 @@ class MetaVoxel:
             self.schema.scalar(name)
         if not self.schema.images and not facts:
             facts = {s.name: None for s in self.schema.scalars if s.name not in wanted}
-        tables = []
+        tables, usual = [], self.usual if compare else {}
         for batch in batches(self.schema, self.codecs, cohort, facts, self.device):
-            tables.append(tabulate(self.schema, self.denoiser, self.usual, batch, wanted, draws, seed))
+            tables.append(tabulate(self.schema, self.denoiser, usual, batch, wanted, draws, seed))
             progress(batch.first + batch.rows, len(cohort))
         identity = cohort.table[[c for c in ("participant_id", "session_id") if c in cohort.table]]
         return pd.concat([identity.reset_index(drop=True), pd.concat(tables, ignore_index=True)], axis=1)
