@@ -1,6 +1,6 @@
 """`metavoxel demo --train`: its seconds and memory, and how good the `tiny` model that it trains is. Beside it the paper's
-recipe (shared times, replacement, 50 steps, 3 draws) on the same scans, trained for as long: every step of it decodes images,
-which a step of the reading stretch does not and so costs half as much.
+recipe (shared times, replacement, 50 steps, 3 draws) on the same scans, trained for as long: every step of it decodes
+images, which a step of the reading stretch does not and so costs half as much.
 
     python bench/tiny.py
     python bench/tiny.py --paper      # the paper's recipe
