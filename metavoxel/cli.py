@@ -324,7 +324,10 @@ def _numbers(text: str, option: str) -> list[int]:
 
 def _sidecar(schema: Any, columns: list[str]) -> dict[str, dict[str, object]]:
     """Units and levels of a prediction's columns, as BIDS writes them."""
-    sidecar: dict[str, dict[str, object]] = {}
+    sidecar: dict[str, dict[str, object]] = {
+        f"{image.name}_surprise": {"Description": "How unlike the training scans the scan is; usual ones are near 1"}
+        for image in schema.images if f"{image.name}_surprise" in columns
+    }  # fmt: skip
     for variable in schema.scalars:
         levels = list(getattr(variable, "levels", ()))
         for column in columns:

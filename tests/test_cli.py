@@ -21,12 +21,14 @@ def test_predict_writes_the_promised_columns(run, untrained, phantoms, tmp_path)
     assert status == 0, error
     table = pd.read_csv(out)
     assert list(table.columns) == [
-        "participant_id", "age_mean", "age_sd", "age_q05", "age_q50", "age_q95", "sex", "sex_p_F", "sex_p_M", "warning",
+        "participant_id", "age_mean", "age_sd", "age_q05", "age_q50", "age_q95", "sex", "sex_p_F", "sex_p_M",
+        "T1w_surprise", "warning",
     ]  # fmt: skip
     assert len(table) == 12
     assert np.allclose(table["sex_p_F"] + table["sex_p_M"], 1, atol=1e-5)
     assert (table["age_q05"] <= table["age_q50"]).all()
     assert json.loads(out.with_suffix(".json").read_text())["age_mean"] == {"Units": "years"}
+    assert "unlike" in json.loads(out.with_suffix(".json").read_text())["T1w_surprise"]["Description"]
 
 
 def test_predict_one_scan_equals_its_row_in_the_cohort(run, untrained, phantoms, tmp_path):
