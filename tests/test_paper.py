@@ -275,7 +275,8 @@ def test_round_trip(trained: mv.MetaVoxel, tmp_path: Path) -> None:
 
 def test_what_shared_times_cannot_answer_is_refused(trained: mv.MetaVoxel) -> None:
     with pytest.raises(mv.MetavoxelError, match="trained with one shared time"):
-        trained.sample({"sex": "F"}, ["age"])
+        trained.sample({"sex": "F"}, ["age"], method="direct")
+    assert trained.sample({"sex": "F"}, ["age"], n=3, steps=4)["age"].shape == (3,)  # by replacement, unless told otherwise
 
 
 def test_a_stopped_training_goes_on_as_if_unbroken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
