@@ -6,14 +6,13 @@ Coverage of intervals, rank histograms (simulation-based calibration, Talts et a
 expected calibration error of the sex, for several questions; and how far the model contradicts itself.
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from common import clock, record
+from common import asked, clock, record
 from phantom import cohort
 from scipy.stats import chisquare
 
@@ -91,14 +90,10 @@ def sex_calibration(model: mv.MetaVoxel, people: mv.Cohort, truth: np.ndarray) -
 
 @torch.no_grad()
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--model", default="phantom")
-    parser.add_argument("-n", type=int, default=1000)
-    options = parser.parse_args()
-    model = mv.load(options.model)
+    model, n = asked(1000)
     figures: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as folder, clock(figures, "seconds"):
-        people, rows, _ = cohort(Path(folder) / "c", options.n, model.schema.images[0])
+        people, rows, _ = cohort(Path(folder) / "c", n, model.schema.images[0])
         truth = rows["age"].to_numpy()
         for question, (scan, facts) in QUESTIONS.items():
             figures |= judge(ages(model, people, scan, facts), truth, question)
@@ -107,7 +102,7 @@ def main() -> None:
         figures["sex_given_scan_ece"] = sex_calibration(model, people, rows["sex"].to_numpy())
         for _, gap in model.consistency(people.subset(range(min(200, len(people))))).iterrows():
             figures[f"contradiction_{gap['variable']}_through_{gap['through']}"] = gap["gap"]
-    record("calibration", f"{options.n} fresh phantoms, {DRAWS} draws each, {SCALAR_STEPS} steps", figures)
+    record("calibration", f"{n} fresh phantoms, {DRAWS} draws each, {SCALAR_STEPS} steps", figures)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,13 @@ Counterfactuals: age set to 30 and to 80. The ventricles of the changed scan bes
 same person and the same scanner noise at that age), by a ruler calibrated on other phantoms.
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from common import clock, record
+from common import asked, clock, record
 
 import metavoxel as mv
 from metavoxel.counterfactual import counterfactual
@@ -87,13 +86,9 @@ def age_to(model: mv.MetaVoxel, people: pd.DataFrame, brains: np.ndarray, folder
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--model", default="phantom")
-    parser.add_argument("-n", type=int, default=20)
-    options = parser.parse_args()
-    model = mv.load(options.model)
+    model, n = asked(20)
     image = model.schema.images[0]
-    people = phantom.subjects(options.n, SEED)
+    people = phantom.subjects(n, SEED)
     brains = scans(people, SEED, image)
     mean = scans(phantom.subjects(RULER_PEOPLE, RULER_SEED + 1), RULER_SEED + 1, image).mean(0)
     ages = people["age"].to_numpy()
@@ -102,7 +97,7 @@ def main() -> None:
         figures |= fill(model, brains, Path(folder), mean, ages)
         figures["age_mae_constant"] = float(np.abs(ages - np.mean(phantom.AGES)).mean())
         figures |= age_to(model, people, brains, Path(folder))
-    record("changes", f"{options.n} fresh phantoms, {DRAWS} completions each", figures)
+    record("changes", f"{n} fresh phantoms, {DRAWS} completions each", figures)
 
 
 if __name__ == "__main__":

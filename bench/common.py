@@ -1,5 +1,6 @@
 """Results as JSON beside the benchmarks, and as one table in docs/benchmarks.md."""
 
+import argparse
 import json
 import platform
 import sys
@@ -28,6 +29,15 @@ def record(name: str, size: str, figures: dict[str, object]) -> None:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
     print(json.dumps(content, indent=2))
+
+
+def asked(n: int) -> tuple[mv.MetaVoxel, int]:
+    """The model and the number of people that the command line says: --model, default the packaged one; -n, default n."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", default="phantom")
+    parser.add_argument("-n", type=int, default=n)
+    options = parser.parse_args()
+    return mv.load(options.model), options.n
 
 
 @contextmanager

@@ -5,14 +5,13 @@
 Every scan is written as NIfTI and read by `predict`, as a user's would be: what preparation undoes is no damage.
 """
 
-import argparse
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from common import clock, record
+from common import asked, clock, record
 from scipy.ndimage import binary_dilation
 from sklearn.metrics import roc_auc_score
 
@@ -63,26 +62,22 @@ def scores(model: mv.MetaVoxel, folder: Path, change: Callable[[np.ndarray], np.
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--model", default="phantom")
-    parser.add_argument("-n", type=int, default=100)
-    options = parser.parse_args()
-    model = mv.load(options.model)
+    model, n = asked(100)
     image = model.first_image()
     figures: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as scratch, clock(figures, "seconds"):
-        folder = write_cohort(Path(scratch) / "c", options.n, seed=SEED, shape=image.shape, spacing=image.spacing[0])  # type: ignore[arg-type]
+        folder = write_cohort(Path(scratch) / "c", n, seed=SEED, shape=image.shape, spacing=image.spacing[0])  # type: ignore[arg-type]
         column = f"{image.name}_surprise"
         usual = scores(model, folder, lambda x: x)
         figures["warned_of_usual_scans"] = float((usual[column] > LIMIT).mean())
         for kind, change in DAMAGE.items():
             table = scores(model, folder, change)
             both = np.concatenate([usual[column], table[column]])
-            figures[f"auc_{kind}"] = float(roc_auc_score(np.repeat([0, 1], options.n), both))
+            figures[f"auc_{kind}"] = float(roc_auc_score(np.repeat([0, 1], n), both))
             figures[f"warned_{kind}"] = float((table[column] > LIMIT).mean())
             if "age_mean" in table:
                 figures[f"age_moved_{kind}"] = float((table["age_mean"] - usual["age_mean"]).abs().mean())
-    record("surprise", f"{options.n} fresh phantoms for each kind", figures)
+    record("surprise", f"{n} fresh phantoms for each kind", figures)
 
 
 if __name__ == "__main__":

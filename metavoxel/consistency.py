@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from metavoxel.diffusion import Denoiser, Given, encode_once, expect, sample
+from metavoxel.diffusion import Denoiser, Given, encode_once, expect, laid_out, sample
 from metavoxel.processes import Discrete
 from metavoxel.schema import Schema, State
 from metavoxel.solvers import ANCESTRAL
@@ -51,15 +51,10 @@ def by_way_of(
 ) -> Tensor:
     """The prediction of `name` averaged over values (rows, draws) of `way`: E[x] or p(x), (rows, ...)."""
     rows, draws = values.shape
-    each = {
-        other: Given(
-            given.value.repeat_interleave(draws, 0),
-            None if given.mask is None else given.mask.repeat_interleave(draws, 0),
-            None if given.observed is None else given.observed.repeat_interleave(draws, 0),
-        )
-        for other, given in known.items()
-    }
-    answer = expect(reader, schema, {**each, way: Given(values.flatten())}, [name])[name]
+    each = torch.arange(rows, device=values.device).repeat_interleave(draws)
+    state, times = laid_out(schema.scalars, known, each, rows)  # the reader holds the scans
+    state[way], times[way] = values.flatten(), torch.zeros_like(times[way])
+    answer = reader(state, times)[name]
     if isinstance(schema[name].process, Discrete):
         answer = answer.exp()
     return answer.unflatten(0, (rows, draws)).mean(1)

@@ -205,6 +205,27 @@ def device_of(denoiser: object, given: Mapping[str, Given]) -> torch.device:
     return next((value.value.device for value in given.values()), getattr(denoiser, "device", torch.device("cpu")))
 
 
+def laid_out(seen: Sequence[Variable], given: Mapping[str, Given], rows: Tensor, total: int) -> tuple[State, Times]:
+    """What is given of these rows at level 0, everything else at 1."""
+    state, times = {}, {}
+    for v in seen:
+        value = given.get(v.name)
+        if value is None:
+            kind = torch.int64 if isinstance(v.process, Discrete) else torch.float32
+            state[v.name] = torch.zeros(len(rows), *v.entry_shape, dtype=kind, device=rows.device)
+            times[v.name] = full_level(v, 1.0, len(rows), rows.device)
+            continue
+        own = rows if len(value.value) == total else torch.zeros_like(rows)
+        there = torch.ones(len(value.value), *v.level_shape, dtype=torch.bool, device=rows.device)
+        if value.mask is not None:
+            there = there & value.mask
+        if value.observed is not None:
+            there = there & value.observed.reshape(-1, *(1,) * len(v.level_shape))
+        state[v.name] = value.value[own]
+        times[v.name] = torch.where(there[own], 0.0, 1.0)
+    return state, times
+
+
 class _Question:
     """One question laid out for a denoiser: who is known, wanted, ignored, and the levels that follow at each t.
 

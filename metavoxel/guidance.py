@@ -19,57 +19,35 @@ class Guided:
     are more typical of what is given and less various than people are. From 1.5 to 3 draws show a condition clearly;
     they are then no longer calibrated, so numbers and intervals that are reported want scale 1.
 
-    names: given variables that guide; only a model that may ignore variables can be guided.
+    names: given variables that guide; only a model that may ignore variables can be guided. given, without: the denoiser to
+    ask with and without them; two only where scans are encoded already, once as given and once hidden.
     """
 
-    denoiser: Denoiser
+    given: Denoiser
+    without: Denoiser
     names: frozenset[str]
     scale: float
 
     @property
     def coverage(self) -> Coverage:
-        return self.denoiser.coverage
+        return self.given.coverage
 
     @property
     def device(self) -> torch.device:
-        return getattr(self.denoiser, "device", torch.device("cpu"))
+        return getattr(self.given, "device", torch.device("cpu"))
 
     def __call__(self, state: State, times: Times) -> State:
-        return _further(self.denoiser(state, times), self.denoiser(state, self._without(times)), self.scale)
+        return _further(self.given(state, times), self.without(state, self._hidden(times)), self.scale)
 
     def freeze(self, images: State, times: Times) -> Denoiser:
-        given = self.denoiser.freeze(images, times)
-        hidden = self._without(times)
-        same = all(hidden[name] is level for name, level in times.items())
-        return _Frozen(self, given, given if same else self.denoiser.freeze(images, hidden))
+        given = self.given.freeze(images, times)
+        guides = not self.names.isdisjoint(times)
+        without = self.without.freeze(images, self._hidden(times)) if guides else given
+        return Guided(given, without, self.names, self.scale)
 
-    def _without(self, times: Times) -> Times:
+    def _hidden(self, times: Times) -> Times:
         """The levels with what is known of `names` at 1; what is on its way stays."""
-        return {name: _forgotten(t) if name in self.names else t for name, t in times.items()}
-
-
-@dataclass(frozen=True)
-class _Frozen:
-    """Guidance of the scalars for scans that stay as they are."""
-
-    guided: Guided
-    given: Denoiser
-    without: Denoiser
-
-    @property
-    def coverage(self) -> Coverage:
-        return self.guided.coverage
-
-    @property
-    def device(self) -> torch.device:
-        return self.guided.device
-
-    def __call__(self, state: State, times: Times) -> State:
-        without = self.without(state, self.guided._without(times))
-        return _further(self.given(state, times), without, self.guided.scale)
-
-    def freeze(self, images: State, times: Times) -> Denoiser:
-        return self
+        return {name: torch.where(t == 0, 1.0, t) if name in self.names else t for name, t in times.items()}
 
 
 def guide(denoiser: Denoiser, names: Collection[str], scale: float) -> Denoiser:
@@ -80,11 +58,7 @@ def guide(denoiser: Denoiser, names: Collection[str], scale: float) -> Denoiser:
         return denoiser
     if not denoiser.coverage.separate:
         raise MetavoxelError("guidance needs a model that can ignore what is given; train with times: mixture")
-    return Guided(denoiser, frozenset(names), scale)
-
-
-def _forgotten(t: Tensor) -> Tensor:
-    return torch.where(t == 0, 1.0, t)
+    return Guided(denoiser, denoiser, frozenset(names), scale)
 
 
 def _further(given: State, without: State, scale: float) -> State:

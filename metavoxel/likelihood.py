@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from metavoxel.clocks import alpha, sigma
-from metavoxel.diffusion import Denoiser, Given, encode_once, expect
+from metavoxel.diffusion import Denoiser, Given, encode_once, expect, laid_out
 from metavoxel.errors import MetavoxelError
 from metavoxel.noise import Noise
 from metavoxel.processes import Discrete
-from metavoxel.schema import Image, Schema, State, Times, Variable, full_level
+from metavoxel.schema import Image, Schema, Variable
 
 LOG_SNR = (-8.0, 8.0)
 """Where the integral is taken. At its upper end the noise is .018 sd: finer structure, such as whole years, is not seen."""
@@ -89,24 +89,3 @@ def _errors(
 def _square(x: Tensor) -> Tensor:
     """Sum of squares over all but the rows: (n, ...) -> (n,)."""
     return (x**2).reshape(len(x), -1).sum(1)
-
-
-def laid_out(seen: Sequence[Variable], given: Mapping[str, Given], rows: Tensor, total: int) -> tuple[State, Times]:
-    """What is given of these rows at level 0, everything else at 1."""
-    state, times = {}, {}
-    for v in seen:
-        value = given.get(v.name)
-        if value is None:
-            kind = torch.int64 if isinstance(v.process, Discrete) else torch.float32
-            state[v.name] = torch.zeros(len(rows), *v.entry_shape, dtype=kind, device=rows.device)
-            times[v.name] = full_level(v, 1.0, len(rows), rows.device)
-            continue
-        own = rows if len(value.value) == total else torch.zeros_like(rows)
-        there = torch.ones(len(value.value), *v.level_shape, dtype=torch.bool, device=rows.device)
-        if value.mask is not None:
-            there = there & value.mask
-        if value.observed is not None:
-            there = there & value.observed.reshape(-1, *(1,) * len(v.level_shape))
-        state[v.name] = value.value[own]
-        times[v.name] = torch.where(there[own], 0.0, 1.0)
-    return state, times

@@ -110,7 +110,7 @@ class MetaVoxel:
         compare: whether scans are compared so, which takes an image's evaluation at a few levels.
         """
         cohort = cohort if isinstance(cohort, Cohort) else read_cohort(cohort)
-        facts = dict.fromkeys(given) if not isinstance(given, Mapping) else dict(given)
+        facts = _facts(given)
         wanted = [s.name for s in self.schema.scalars if s.name not in facts] if want is None else list(want)
         for name in wanted:
             self.schema.scalar(name)
@@ -139,7 +139,7 @@ class MetaVoxel:
         `draws` random draws leave is about .5 / sqrt(draws).
         """
         cohort = cohort if isinstance(cohort, Cohort) else read_cohort(cohort)
-        facts = dict.fromkeys(given) if not isinstance(given, Mapping) else dict(given)
+        facts = _facts(given)
         free = [s.name for s in self.schema.scalars if s.name not in facts]
         if len(free) < 2:
             raise MetavoxelError("consistency compares numbers and classes with one another; leave at least two not given")
@@ -215,6 +215,11 @@ class MetaVoxel:
         if not torch.isfinite(voxels).all():
             raise MetavoxelError(f"{image.name}: the array holds NaN or infinite voxels; mask or fill them first")
         return self.codecs[image.name].encode(voxels), geometry
+
+
+def _facts(given: Sequence[str] | Mapping[str, object]) -> dict[str, object]:
+    """Names (None: from the table), or name -> one value for all."""
+    return dict(given) if isinstance(given, Mapping) else dict.fromkeys(given)
 
 
 def load(source: str | Path, device: str | None = None) -> MetaVoxel:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from metavoxel.clocks import alpha, sigma
 from metavoxel.denoiser import JointDenoiser, LearnedDenoiser
-from metavoxel.likelihood import laid_out
+from metavoxel.diffusion import laid_out
 from metavoxel.noise import Noise
 from metavoxel.schema import Image, full_level
 
