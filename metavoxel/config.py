@@ -1,5 +1,6 @@
 """Every setting of a training run, checked when read: a misspelt key is named. Presets are starting points."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,20 +13,27 @@ from metavoxel.errors import MetavoxelError
 from metavoxel.nets.autoencoder import AutoencoderSettings
 from metavoxel.nets.joint import NetSettings
 from metavoxel.nets.paper import PaperSettings
-from metavoxel.times import MixtureTimes, TimesRule
+from metavoxel.times import MixtureTimes, SharedTimes
 
 Triple = Annotated[tuple[float, ...], BeforeValidator(lambda x: (x,) * 3 if isinstance(x, int | float) else x)]
 
 
-def _architecture(settings: Any) -> str:
-    """"joint" where nothing is said, as in every configuration written while there was one architecture."""
-    if isinstance(settings, dict):
-        return settings.get("architecture", "joint")
-    return getattr(settings, "architecture", "joint")
+def _choice(key: str, default: str) -> Callable[[Any], str]:
+    """Which of several kinds of settings these are: what they say under `key`; where they say nothing, the default."""
+
+    def read(settings: Any) -> str:
+        return settings.get(key, default) if isinstance(settings, dict) else getattr(settings, key, default)
+
+    return read
 
 
+_architecture = _choice("architecture", "joint")
 Net = Annotated[
     Annotated[NetSettings, Tag("joint")] | Annotated[PaperSettings, Tag("paper")], Discriminator(_architecture)
+]
+Times = Annotated[
+    Annotated[MixtureTimes, Tag("mixture")] | Annotated[SharedTimes, Tag("shared")],
+    Discriminator(_choice("kind", "mixture")),
 ]
 
 
@@ -59,7 +67,7 @@ class Config:
     autoencoder: AutoencoderSettings = Field(default_factory=AutoencoderSettings)
     net: Net = Field(default_factory=NetSettings)
     """`architecture: joint` or `paper`, and its sizes."""
-    times: TimesRule = Field(default_factory=MixtureTimes)
+    times: Times = Field(default_factory=MixtureTimes)
     encoding: Optimiser = Field(default_factory=Optimiser)
     """Training of the autoencoder; not used with codec: identity."""
     joint: Optimiser = Field(default_factory=Optimiser)
@@ -154,7 +162,10 @@ def from_dict(content: object, source: str) -> Config:
     except ValidationError as error:
         first = error.errors()[0]
         place = [".".join(map(str, first["loc"]))] if first["loc"] else []
-        raise MetavoxelError(": ".join([source, *place, first["msg"].removeprefix("Value error, ")])) from error
+        fix = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "union_tag_invalid":
+            fix = "{tag!r} is unknown; choose one of {expected_tags}".format(**first["ctx"])
+        raise MetavoxelError(": ".join([source, *place, fix])) from error
 
 
 def to_dict(config: Config) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from metavoxel.paper import PaperDenoiser, clean_value
 from metavoxel.processes import Discrete
 from metavoxel.schema import Image, Latent, Schema, State, Times, full_level
 from metavoxel.solvers import DDIM
-from metavoxel.times import SharedTimes, even_plan
+from metavoxel.times import MixtureTimes, SharedTimes, even_plan
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -359,6 +359,14 @@ def test_settings_of_another_architecture_stand_alone(tmp_path: Path) -> None:
     widths = PRESETS["tiny"]["net"]["widths"]
     assert read_config(file).net == NetSettings(widths=widths, patch=2, token_width=96, registers=2)
     assert mv.preset("paper", net={"heads": 4}).net.widths == (256, 512, 768)
+
+
+def test_settings_of_a_kind_need_not_name_the_usual_one() -> None:
+    assert mv.preset("tiny", times={"read": 0.7}).times == MixtureTimes(read=0.7)
+    with pytest.raises(mv.MetavoxelError, match="times: 'separate' is unknown; choose one of 'mixture', 'shared'"):
+        mv.preset("tiny", times={"kind": "separate"})
+    with pytest.raises(mv.MetavoxelError, match="net: 'unet' is unknown; choose one of 'joint', 'paper'"):
+        mv.preset("tiny", net={"architecture": "unet"})
 
 
 @pytest.mark.parametrize(
