@@ -27,6 +27,9 @@ from metavoxel.loading import Progress, grid_of
 from metavoxel.model import MetaVoxel
 from metavoxel.schema import Image
 
+HEAD = 0.2
+"""From the background's brightness to the brain's: above this is head."""
+
 
 @dataclass(frozen=True)
 class Inpainting:
@@ -116,15 +119,17 @@ def read_mask(path: str | Path) -> Volume:
 
 
 def without(scan: Volume, mask: Volume) -> Volume:
-    """The scan with ordinary brain under the mask, so that a lesion has no say in where and how bright the brain is."""
+    """The scan with ordinary brain where the mask hides head, so that a lesion has no say in where and how bright the brain
+    is. What is dark there stays dark: a mask that is wider than the head must not move its middle."""
     hidden = mask.array != 0
     if hidden.shape != scan.shape:  # grid_mask will say so
         return scan
     rest = scan.array[~hidden]
     if not len(rest) or rest.min() == rest.max():
         raise _nothing_left(mask.path)
-    brain = np.median(rest[rest > rest.mean()])
-    return Volume(np.where(hidden, brain, scan.array).astype(np.float32), scan.affine)
+    dark, brain = np.median(rest[rest <= rest.mean()]), np.median(rest[rest > rest.mean()])
+    head = scan.array > dark + HEAD * (brain - dark)
+    return Volume(np.where(hidden & head, brain, scan.array).astype(np.float32), scan.affine)
 
 
 def on_entries(hole: Tensor, image: Image) -> Tensor:

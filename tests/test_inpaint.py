@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import metavoxel as mv
+from metavoxel.data.prepare import Grid, conform
 from metavoxel.data.volume import Volume, read_volume, write_volume
-from metavoxel.inpaint import inpaint, on_entries, seamless
+from metavoxel.inpaint import inpaint, on_entries, seamless, without
 from metavoxel.schema import Latent
 
 
@@ -101,3 +102,13 @@ def test_masks_that_cannot_be_meant(refused, untrained, scan, masked, tmp_path) 
     assert "leaves nothing of the head" in told(masked(slice(0, 31)))
     assert "no such file" in told(tmp_path / "none.nii.gz")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_mask_wider_than_the_head_does_not_move_the_brain(scan) -> None:
+    volume = read_volume(scan)
+    half = np.zeros(volume.shape, np.float32)
+    half[: volume.shape[0] // 2] = 1
+    grid = Grid((32, 40, 32), (5.0, 5.0, 5.0))
+    whole = conform(volume, grid).centre
+    shift = conform(without(volume, Volume(half, volume.affine)), grid).centre - whole
+    assert np.abs(shift).max() < 6, "a mask over half the field of view moved the middle of the head"
