@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from common import asked, clock, record
+from common import IMAGES, asked, clock, record
+from matplotlib.figure import Figure
 from phantom import cohort
-from scipy.stats import chisquare
+from scipy.stats import binom, chisquare
 
 import metavoxel as mv
 from metavoxel.answers import batches
@@ -67,25 +68,50 @@ def exact_crps(rows: pd.DataFrame, given: list[str]) -> float:
     return float(np.concatenate(parts).mean())
 
 
+def ranks(drawn: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """(BINS,) how many people's true age has each rank among its draws: even where the draws are right."""
+    return np.bincount((drawn < truth[:, None]).sum(1) * BINS // (DRAWS + 1), minlength=BINS)
+
+
 def judge(drawn: np.ndarray, truth: np.ndarray, question: str) -> dict[str, object]:
     figures: dict[str, object] = {}
     for share in INTERVALS:
         low, high = np.percentile(drawn, [50 - share / 2, 50 + share / 2], axis=1)
         figures[f"age_given_{question}_coverage_{share}"] = float(((low <= truth) & (truth <= high)).mean())
-    ranks = (drawn < truth[:, None]).sum(1)
-    counts = np.bincount(ranks * BINS // (DRAWS + 1), minlength=BINS)
-    figures[f"age_given_{question}_rank_p"] = float(chisquare(counts).pvalue)
+    figures[f"age_given_{question}_rank_p"] = float(chisquare(ranks(drawn, truth)).pvalue)
     return figures | {f"age_given_{question}_crps": crps(drawn, truth)}
 
 
-def sex_calibration(model: mv.MetaVoxel, people: mv.Cohort, truth: np.ndarray) -> float:
-    """Expected calibration error of p(male | scan), ten bins."""
+def told_male(model: mv.MetaVoxel, people: mv.Cohort) -> np.ndarray:
+    """(people,) p(male | scan), in one evaluation each."""
     answers = []
     for batch in batches(model.schema, model.codecs, people, {}, model.device):
         answers.append(expect(model.denoiser, model.schema, batch.known, ["sex"])["sex"].exp()[:, 1])
-    p, male = torch.cat(answers).numpy(), truth == "M"
+    return torch.cat(answers).numpy()
+
+
+def expected_calibration_error(p: np.ndarray, male: np.ndarray) -> float:
+    """Ten bins."""
     which = np.minimum((p * 10).astype(int), 9)
     return float(sum(abs(p[which == b].mean() - male[which == b].mean()) * (which == b).mean() for b in set(which)))
+
+
+def picture(drawn: dict[str, np.ndarray], truth: np.ndarray, p: np.ndarray, male: np.ndarray, path: Path) -> None:
+    """Rank histograms of every question with the band that 95 % of even counts stay in, and p(male) against frequency."""
+    figure = Figure(figsize=(12, 2.6), layout="constrained")
+    axes = figure.subplots(1, len(drawn) + 1)
+    low, high = binom.ppf([0.025, 0.975], len(truth), 1 / BINS)
+    for axis, (question, ages) in zip(axes, drawn.items()):
+        axis.axhspan(low, high, color="0.88")
+        axis.bar(np.arange(BINS) + 0.5, ranks(ages, truth), width=0.9, color="#3b6ea5")
+        axis.set(title=f"age given {question.replace('_', ' ')}", xlabel="rank of the true age", xticks=[], ylim=(0, None))
+    which = np.minimum((p * 10).astype(int), 9)
+    bins = [(p[which == b].mean(), male[which == b].mean(), (which == b).mean()) for b in sorted(set(which))]
+    told, found, share = np.array(bins).T
+    axes[-1].plot([0, 1], [0, 1], color="0.7", linewidth=1)
+    axes[-1].scatter(told, found, s=400 * share, color="#3b6ea5")
+    axes[-1].set(title="sex given scan", xlabel="p(male)", ylabel="share of men")
+    figure.savefig(path, dpi=110)
 
 
 @torch.no_grad()
@@ -95,13 +121,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, clock(figures, "seconds"):
         people, rows, _ = cohort(Path(folder) / "c", n, model.schema.images[0])
         truth = rows["age"].to_numpy()
+        drawn = {}
         for question, (scan, facts) in QUESTIONS.items():
-            figures |= judge(ages(model, people, scan, facts), truth, question)
+            drawn[question] = ages(model, people, scan, facts)
+            figures |= judge(drawn[question], truth, question)
             if scan:
                 figures[f"age_given_{question}_crps_exact"] = exact_crps(rows, facts)
-        figures["sex_given_scan_ece"] = sex_calibration(model, people, rows["sex"].to_numpy())
+        p, male = told_male(model, people), (rows["sex"] == "M").to_numpy()
+        figures["sex_given_scan_ece"] = expected_calibration_error(p, male)
         for _, gap in model.consistency(people.subset(range(min(200, len(people))))).iterrows():
             figures[f"contradiction_{gap['variable']}_through_{gap['through']}"] = gap["gap"]
+    picture(drawn, truth, p, male, IMAGES / "calibration.png")
     record("calibration", f"{n} fresh phantoms, {DRAWS} draws each, {SCALAR_STEPS} steps", figures)
 
 

@@ -4,8 +4,9 @@
 
 Inpainting: the left half of the head is held out. Error of the completions' mean inside it, beside the mean brain and the
 mirrored right half; whether the completions' intervals hold the true voxels; the age told from the half that is left.
-Counterfactuals: age set to 30 and to 80. The ventricles of the changed scan beside those of the true counterfactual (the
-same person and the same scanner noise at that age), by a ruler calibrated on other phantoms.
+Counterfactuals: age set to 30 and to 80, beside the true ones (the same person and the same scanner noise at that age):
+ventricles by a ruler calibrated on other phantoms, the dark share of the head (what the brain leaves of it), how far the
+voxels move where the true ones do not.
 """
 
 import tempfile
@@ -15,26 +16,28 @@ import numpy as np
 import pandas as pd
 import torch
 from common import asked, clock, record
+from images import Judges
 
 import metavoxel as mv
 from metavoxel.counterfactual import counterfactual
 from metavoxel.data import phantom
 from metavoxel.data.phantom_render import render
+from metavoxel.data.prepare import conform
 from metavoxel.data.volume import Volume, write_volume
-from metavoxel.demo import calibrated_ruler
 from metavoxel.inpaint import inpaint
 from metavoxel.latents import affine_of
+from metavoxel.loading import grid_of
 
-SEED, RULER_SEED, RULER_PEOPLE = 77_002, 77_003, 300
+SEED, JUDGES_SEED, JUDGES_PEOPLE = 77_002, 77_003, 600
 AGES = (30.0, 80.0)
 DRAWS = 8
 
 
 def scans(rows: pd.DataFrame, seed: int, image: mv.Image) -> np.ndarray:
-    """(n, *shape), white matter near 1."""
+    """(n, *shape) as a model sees them."""
     made = render(rows, seed=seed, shape=image.shape, spacing=image.spacing[0])  # type: ignore[arg-type]
-    voxels = torch.cat(list(made))[:, 0].numpy()
-    return voxels / np.percentile(voxels.reshape(len(voxels), -1), 99, axis=1)[:, None, None, None]
+    affine, grid = affine_of(image), grid_of(image, Path())
+    return np.stack([conform(Volume(voxels, affine), grid).array for voxels in torch.cat(list(made))[:, 0].numpy()])
 
 
 def fill(model: mv.MetaVoxel, brains: np.ndarray, folder: Path, mean: np.ndarray, ages: np.ndarray) -> dict[str, object]:
@@ -61,12 +64,10 @@ def fill(model: mv.MetaVoxel, brains: np.ndarray, folder: Path, mean: np.ndarray
     return figures | {"age_mae_from_half_a_scan": float(np.mean(errors["age"]))}
 
 
-def age_to(model: mv.MetaVoxel, people: pd.DataFrame, brains: np.ndarray, folder: Path) -> dict[str, object]:
-    image = model.schema.images[0]
-    others = phantom.subjects(RULER_PEOPLE, RULER_SEED)
-    percent = others["ventricles_percent"].to_numpy()
-    ruler, held_out = calibrated_ruler(scans(others, RULER_SEED, image), percent, image.spacing)
-    figures: dict[str, object] = {"ruler_error_percent_icv": float(np.abs(held_out - percent).mean())}
+def age_to(
+    model: mv.MetaVoxel, people: pd.DataFrame, brains: np.ndarray, folder: Path, judges: Judges
+) -> dict[str, object]:
+    image, figures = model.first_image(), {}
     made = []
     for brain, (_, person) in zip(brains, people.iterrows(), strict=True):
         write_volume(Volume(brain, affine_of(image)), folder / "scan.nii.gz")
@@ -74,13 +75,21 @@ def age_to(model: mv.MetaVoxel, people: pd.DataFrame, brains: np.ndarray, folder
         answer = counterfactual(model, folder / "scan.nii.gz", [{"age": age} for age in AGES], own)
         made.append([answer.volume(number).array for number in range(len(AGES))])
     for number, age in enumerate(AGES):
-        truth = scans(phantom.changed(people, age=age), SEED, image)
-        moved, exact, still = ruler(np.stack([m[number] for m in made])), ruler(truth), ruler(brains)
         far = (np.abs(people["age"] - age) > 15).to_numpy()
+        moved, still = np.stack([m[number] for m in made])[far], brains[far]
+        truth = scans(phantom.changed(people, age=age), SEED, image)[far]
+        alike = np.abs(truth - still) < 0.05
+        for which, name in {1: "dark_share", 2: "log_ventricles"}.items():
+            found, exact, before = (judges.numbers(x)[:, which] for x in (moved, truth, still))
+            figures |= {
+                f"{name}_error_at_{age:.0f}": float(np.abs(found - exact).mean()),
+                f"{name}_error_at_{age:.0f}_unchanged_scan": float(np.abs(before - exact).mean()),
+                f"{name}_right_direction_at_{age:.0f}": float((np.sign(found - before) == np.sign(exact - before)).mean()),
+            }
         figures |= {
-            f"ventricles_error_at_{age:.0f}": float(np.abs(moved - exact)[far].mean()),
-            f"ventricles_error_at_{age:.0f}_unchanged_scan": float(np.abs(still - exact)[far].mean()),
-            f"right_direction_at_{age:.0f}": float((np.sign(moved - still) == np.sign(exact - still))[far].mean()),
+            f"moved_where_truth_does_not_at_{age:.0f}": float(np.abs(moved - still)[alike].mean()),
+            f"moved_where_truth_does_at_{age:.0f}": float(np.abs(moved - still)[~alike].mean()),
+            f"truth_moved_there_at_{age:.0f}": float(np.abs(truth - still)[~alike].mean()),
         }
     return figures
 
@@ -90,13 +99,15 @@ def main() -> None:
     image = model.schema.images[0]
     people = phantom.subjects(n, SEED)
     brains = scans(people, SEED, image)
-    mean = scans(phantom.subjects(RULER_PEOPLE, RULER_SEED + 1), RULER_SEED + 1, image).mean(0)
+    others = phantom.subjects(JUDGES_PEOPLE, JUDGES_SEED)
+    known = scans(others, JUDGES_SEED, image)
+    mean, judges = known.mean(0), Judges(known, others, image)
     ages = people["age"].to_numpy()
     figures: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as folder, clock(figures, "seconds"):
         figures |= fill(model, brains, Path(folder), mean, ages)
         figures["age_mae_constant"] = float(np.abs(ages - np.mean(phantom.AGES)).mean())
-        figures |= age_to(model, people, brains, Path(folder))
+        figures |= age_to(model, people, brains, Path(folder), judges)
     record("changes", f"{n} fresh phantoms, {DRAWS} completions each", figures)
 
 

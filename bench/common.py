@@ -15,6 +15,7 @@ import metavoxel as mv
 
 RESULTS = Path(__file__).parent / "results"
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
 
 
 def record(name: str, size: str, figures: dict[str, object]) -> None:

@@ -1,0 +1,127 @@
+"""Scans drawn for the ages and sexes of fresh phantoms, beside real ones of the same people's facts: how many evaluations
+they need, whether their anatomy follows the request.
+
+    python bench/images.py [--model phantom] [-n 192]
+
+MMD: Gaussian kernel as wide as the median distance between real scans, unbiased, of voxels and of the anatomy's numbers
+(head volume, its dark share, ventricles by a ruler calibrated on other phantoms); `floor` is real scans against others.
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from common import asked, clock, record
+from scipy.spatial.distance import cdist
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+import metavoxel as mv
+from metavoxel.data import phantom
+from metavoxel.data.phantom import write_cohort
+from metavoxel.demo import calibrated_ruler
+from metavoxel.diffusion import Given, sample
+from metavoxel.loading import load_images
+from metavoxel.solvers import DPM2M
+from metavoxel.times import even_plan
+
+STEPS = (10, 20, 50, 250)
+JUDGES_SEED, REAL_SEED, OTHER_SEED = 77_006, 77_007, 77_008
+JUDGES_PEOPLE = 1500
+BATCH = 16
+HEAD, DARK = 0.1, 0.4
+"""Brightness, of bright tissue's: above HEAD is head, below DARK is fluid."""
+
+
+def scans(folder: Path, n: int, seed: int, image: mv.Image) -> tuple[np.ndarray, pd.DataFrame]:
+    """(n, *shape) as a model sees them, and their people."""
+    write_cohort(folder, n, seed=seed, shape=image.shape, spacing=image.spacing[0])  # type: ignore[arg-type]
+    stack = load_images(mv.read_cohort(folder), image, folder.parent / "cache")
+    return stack.voxels.astype(np.float32), phantom.subjects(n, seed)
+
+
+def mmd(x: np.ndarray, y: np.ndarray, width: float) -> float:
+    """Unbiased squared maximum mean discrepancy (Gretton et al. 2012)."""
+    within = [np.exp(-(cdist(a, a) ** 2) / (2 * width**2)) for a in (x, y)]
+    same = sum((k.sum() - len(k)) / (len(k) * (len(k) - 1)) for k in within)
+    return float(same - 2 * np.exp(-(cdist(x, y) ** 2) / (2 * width**2)).mean())
+
+
+@torch.no_grad()
+def drawn(model: mv.MetaVoxel, people: pd.DataFrame, steps: int) -> np.ndarray:
+    """One scan of each person's age and sex."""
+    image, parts = model.first_image(), []
+    for first in range(0, len(people), BATCH):
+        some = people.iloc[first : first + BATCH]
+        facts = {name: Given(model.schema.scalar(name).encode(some[name])[0]) for name in ("age", "sex")}
+        found = sample(model.denoiser, model.schema, facts, [image.name], 1, even_plan(steps), DPM2M, first_row=first)
+        parts.append(model.codecs[image.name].decode(found[image.name].reshape(-1, *image.entry_shape)).numpy())
+    return np.concatenate(parts)
+
+
+class Judges:
+    """What measures scans: a ruler of ventricles and a classifier of sex, made on people whom nobody else meets."""
+
+    def __init__(self, made: np.ndarray, people: pd.DataFrame, image: mv.Image) -> None:
+        self.ruler, _ = calibrated_ruler(made, people["ventricles_percent"].to_numpy(), image.spacing)
+        self.classifier = make_pipeline(PCA(150, random_state=0), LogisticRegression(max_iter=2000))
+        self.classifier.fit(made.reshape(len(made), -1), people["sex"])
+        numbers = self.numbers(made)
+        self.middle, self.spread = numbers.mean(0), numbers.std(0)
+
+    def numbers(self, made: np.ndarray) -> np.ndarray:
+        """(n, 3): log head volume, dark share of the head, log ventricles."""
+        head = made > HEAD
+        dark = (head & (made < DARK)).sum((1, 2, 3)) / head.sum((1, 2, 3))
+        return np.stack([np.log(head.sum((1, 2, 3))), dark, np.log(self.ruler(made))], 1)
+
+    def anatomy(self, made: np.ndarray) -> np.ndarray:
+        return (self.numbers(made) - self.middle) / self.spread
+
+    def ventricles_by_age(self, made: np.ndarray, ages: pd.Series) -> tuple[float, float]:
+        """Of their log: slope for each year, and the spread about the line."""
+        logs = self.numbers(made)[:, 2]
+        line = np.polyfit(ages, logs, 1)
+        return float(line[0]), float((logs - np.polyval(line, ages)).std())
+
+    def sex_recognised(self, made: np.ndarray, people: pd.DataFrame) -> float:
+        return float((self.classifier.predict(made.reshape(len(made), -1)) == people["sex"].to_numpy()).mean())
+
+
+def main() -> None:
+    model, n = asked(192)
+    image = model.first_image()
+    figures: dict[str, object] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        judges = Judges(*scans(folder / "judges", JUDGES_PEOPLE, JUDGES_SEED, image), image)
+        real, people = scans(folder / "real", n, REAL_SEED, image)
+        other, _ = scans(folder / "other", n, OTHER_SEED, image)
+    spaces = {"voxels": lambda made: made.reshape(len(made), -1), "anatomy": judges.anatomy}
+    widths = {name: float(np.median(cdist(see(real), see(real)))) for name, see in spaces.items()}
+    made = {}
+    for steps in STEPS:
+        with clock(figures, f"seconds_a_scan_{steps}_evaluations"):
+            made[steps] = drawn(model, people, steps)
+        figures[f"seconds_a_scan_{steps}_evaluations"] /= n  # type: ignore[operator]
+    slope, spread = judges.ventricles_by_age(real, people["age"])
+    figures |= {f"mmd_{name}_floor": mmd(see(other), see(real), widths[name]) for name, see in spaces.items()}
+    figures |= {"ventricles_slope_real": slope, "ventricles_spread_real": spread}
+    figures["sex_recognised_real"] = judges.sex_recognised(real, people)
+    for steps, brains in made.items():
+        for name, see in spaces.items():
+            figures[f"mmd_{name}_{steps}_evaluations"] = mmd(see(brains), see(real), widths[name])
+        own_slope, own_spread = judges.ventricles_by_age(brains, people["age"])
+        figures |= {
+            f"ventricles_slope_ratio_{steps}_evaluations": own_slope / slope,
+            f"ventricles_spread_ratio_{steps}_evaluations": own_spread / spread,
+            f"sex_recognised_{steps}_evaluations": judges.sex_recognised(brains, people),
+        }
+    record("images", f"{n} scans drawn for the ages and sexes of as many fresh phantoms", figures)
+
+
+if __name__ == "__main__":
+    main()
