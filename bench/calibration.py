@@ -25,10 +25,10 @@ from metavoxel.methods import SCALAR_STEPS
 from metavoxel.solvers import ANCESTRAL
 from metavoxel.times import even_plan
 
-DRAWS = 199
+DRAWS = 99
 BINS = 20
 """Of the rank histograms: each holds (DRAWS + 1) / BINS ranks."""
-QUESTIONS = {"scan": ("scan", []), "nothing": (None, []), "sex": (None, ["sex"]), "scan_and_sex": ("scan", ["sex"])}
+QUESTIONS = {"scan": ("scan", []), "nothing": (None, []), "sex": (None, ["sex"])}
 INTERVALS = (50, 80, 90, 95)
 
 

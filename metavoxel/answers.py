@@ -19,6 +19,7 @@ from metavoxel.errors import MetavoxelError
 from metavoxel.latents import ImageCodec
 from metavoxel.loading import load_scan
 from metavoxel.methods import SCALAR_STEPS
+from metavoxel.posterior import encode_facts
 from metavoxel.schema import Categorical, Continuous, Image, Schema
 from metavoxel.solvers import ANCESTRAL
 from metavoxel.surprise import LIMIT, Usual, features
@@ -126,6 +127,7 @@ def _voxels(image: Image, paths: Sequence[Path | None]) -> Tensor:
 def _fact_column(schema: Schema, cohort: Cohort, name: str, value: object) -> pd.Series:
     schema.scalar(name)
     if value is not None:
+        encode_facts(schema, {name: value}, torch.device("cpu"))  # refuses what cannot be meant
         return pd.Series([value] * len(cohort), index=["--given"] * len(cohort), dtype=object)
     return cohort.column(name)
 

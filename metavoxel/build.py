@@ -2,8 +2,8 @@
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +26,11 @@ from metavoxel.loading import ImageStack, load_images
 from metavoxel.model import MetaVoxel, load
 from metavoxel.nets.autoencoder import Autoencoder
 from metavoxel.noise import Noise
+from metavoxel.progress import one_bar
 from metavoxel.schema import Categorical, Continuous, Image, Observed, Ordinal, Schema, State, Times, Variable
 from metavoxel.surprise import Usual, features
 from metavoxel.times import MixtureTimes, TimesRule
-from metavoxel.training import optimise, progress_bar
+from metavoxel.training import optimise
 from metavoxel.validation import CHUNK, held_out_figures
 
 MAX_USUAL = 256
@@ -64,7 +65,7 @@ def train(
         for image in schema.images:
             if image.name not in cohort.scans:
                 raise MetavoxelError(f"{cohort.root}: holds no {image.name} scan, which the model to start from needs")
-            with _bar(f"reading {image.name}", quiet) as report:
+            with one_bar(f"reading {image.name}", quiet) as report:
                 stacks[image.name] = load_images(cohort, image, Path(scratch), report)
         columns = {scalar.name: cohort.column(scalar.name) for scalar in schema.scalars}
         table = pd.DataFrame({name: column.to_numpy() for name, column in columns.items()},
@@ -366,14 +367,6 @@ def _describe(schema: Schema, table: pd.DataFrame, stacks: Mapping[str, ImageSta
             counts = v.encode(cells)[0].bincount(minlength=len(v.levels)).tolist()
             summary[v.name] = {"known": len(cells), "counts": dict(zip(v.levels, counts))}
     return summary
-
-
-@contextmanager
-def _bar(label: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """Yields report(done, total)."""
-    with progress_bar(quiet) as bars:
-        task = bars.add_task(label, total=None, note="")
-        yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
 def _say(quiet: bool, lines: Sequence[str]) -> None:

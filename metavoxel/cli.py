@@ -4,8 +4,6 @@ import itertools
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +13,7 @@ from rich.table import Table
 from typer.exceptions import TyperException
 
 from metavoxel.errors import MetavoxelError
+from metavoxel.progress import one_bar
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -71,7 +70,7 @@ def phantom(
     from metavoxel.data.phantom import write_cohort
 
     size = _numbers(shape, "--shape")
-    with _bar("phantom") as report:
+    with one_bar("phantom") as report:
         write_cohort(
             out, n, seed=seed, diagnosis=diagnosis, shape=(size[0], size[1], size[2]), spacing=spacing,
             missing=missing, on_progress=lambda done: report(done, n),
@@ -133,7 +132,7 @@ def predict(
     loaded = load(model)
     one_image = [image.name for image in loaded.schema.images[:1]] if is_scan_name(source) else None
     cohort = read_cohort(source, one_image, pattern)
-    with _bar("predict") as report:
+    with one_bar("predict") as report:
         table = loaded.predict(cohort, _names(want), _facts(given), draws, seed, report)
     with atomic_write(out) as file:
         table.to_csv(file, index=False, float_format="%.6g")
@@ -162,7 +161,7 @@ def sample(
     from metavoxel.pictures import save_mosaic
 
     loaded = load(model)
-    with _bar("sample") as report:
+    with one_bar("sample") as report:
         draws = loaded.sample(_values(given, "sample"), _names(want), n, seed, steps, report,
                               method=method, jump=jump, repeats=repeats, guidance=guidance)  # type: ignore[arg-type]  # fmt: skip
     draws.save(out)
@@ -190,7 +189,7 @@ def inpaint(
     from metavoxel.pictures import save_completions
 
     loaded = load(model)
-    with _bar("inpaint") as report:
+    with one_bar("inpaint") as report:
         filled = fill(loaded, scan, mask, n, _values(given, "inpaint"), image, seed, steps, report)
     filled.save(out)
     save_completions(out / f"{filled.name}.png", filled)
@@ -215,7 +214,7 @@ def counterfactual(
     from metavoxel.pictures import save_series
 
     loaded = load(model)
-    with _bar("counterfactual") as report:
+    with one_bar("counterfactual") as report:
         own = _values(given, "counterfactual")
         made = change(loaded, scan, _changes(changes), own, image, steps, report)
     made.save(out)
@@ -272,6 +271,8 @@ def _facts(given: list[str] | None) -> dict[str, object]:
         name, equals, value = item.partition("=")
         if not name or (equals and not value):
             raise MetavoxelError(f"--given {item}: write NAME=VALUE, or NAME to take it from the table")
+        if name in facts:
+            raise MetavoxelError(f"--given {item}: {name} is given already; give it once")
         facts[name] = value if equals else None
     return facts
 
@@ -342,15 +343,6 @@ def _sidecar(schema: Any, columns: list[str]) -> dict[str, dict[str, object]]:
 
 def _validation(summary: dict[str, Any]) -> dict[str, float]:
     return summary["validation"]
-
-
-@contextmanager
-def _bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    from metavoxel.training import progress_bar
-
-    with progress_bar(quiet=False) as bars:
-        task = bars.add_task(label, total=None, note="")
-        yield lambda done, total: bars.update(task, completed=min(done, total), total=total)
 
 
 def _say(line: str) -> None:

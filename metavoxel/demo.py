@@ -29,8 +29,8 @@ from metavoxel.errors import MetavoxelError
 from metavoxel.loading import load_scan
 from metavoxel.methods import IMAGE_STEPS, SCALAR_STEPS
 from metavoxel.model import MetaVoxel, load
+from metavoxel.progress import progress_bar
 from metavoxel.report import BRAIN, INTERVALS, ONE_PASS, Figures, Story, demo_report, summary_rows
-from metavoxel.training import progress_bar
 from metavoxel.version import __version__
 
 SCAN = "T1w"

@@ -18,7 +18,7 @@ from metavoxel.guidance import guide
 from metavoxel.latents import ImageCodec, affine_of
 from metavoxel.loading import Progress
 from metavoxel.methods import Method, walk
-from metavoxel.schema import Categorical, Image, Schema, State
+from metavoxel.schema import Categorical, Continuous, Image, Schema, State
 
 IMAGE_BATCH = 16
 """Images that are walked in memory at a time."""
@@ -139,9 +139,12 @@ def encode_facts(schema: Schema, facts: Mapping[str, object], device: torch.devi
     """Numbers in their unit and level names -> one row each."""
     known = {}
     for name, value in facts.items():
-        values, observed = schema.scalar(name).encode(pd.Series([value], index=["given"], dtype=object))
+        variable = schema.scalar(name)
+        values, observed = variable.encode(pd.Series([value], index=["given"], dtype=object))
         if not observed.all():
             raise MetavoxelError(f"{name}: no value given; leave it out to have it ignored")
+        if isinstance(variable, Continuous):
+            variable.refuse_beyond(float(variable.decode(values)[0]))
         known[name] = Given(values.to(device))
     return known
 

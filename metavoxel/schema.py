@@ -62,6 +62,8 @@ class Continuous(_Scalar):
     unit: str = ""
     scaling: Scaling = "linear"
     scale: Scale | None = None
+    span: tuple[float, float] | None = None
+    """Lowest and highest value in training."""
     clock: Clock = CLOCK
     kind: Literal["continuous"] = "continuous"
 
@@ -78,7 +80,14 @@ class Continuous(_Scalar):
         values = values[np.isfinite(values)]
         if len(values) == 0:
             raise MetavoxelError(f"variable {self.name!r} has no value in any training row; drop it from the schema")
-        return replace(self, scale=FITS[self.scaling](values))
+        return replace(self, scale=FITS[self.scaling](values), span=(float(values.min()), float(values.max())))
+
+    def refuse_beyond(self, value: float) -> None:
+        """Raises MetavoxelError for a value more than a tenth of the training rows' span away from them."""
+        low, high = self.span or (value, value)
+        if not low - (high - low) / 10 <= value <= high + (high - low) / 10:
+            place = f"{low:g} to {high:g} {self.unit}".rstrip()
+            raise MetavoxelError(f"{self.name}: {value:g} is outside of the training range, {place}; ask nearer to it")
 
     def encode(self, column: Sequence[object] | pd.Series) -> tuple[Tensor, Tensor]:
         """Values (n) in `unit` -> scores (n,) float32 and observed (n,) bool."""

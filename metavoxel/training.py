@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from metavoxel.checkpoint import load_weights, read_tensors, write_tensors
 from metavoxel.config import Optimiser
 from metavoxel.errors import MetavoxelError
 from metavoxel.muon import Muon
+from metavoxel.progress import progress_bar
 
 LOG_EVERY = 20
 
@@ -188,11 +187,3 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def _cosine(progress: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def progress_bar(quiet: bool) -> Progress:
-    """Done, elapsed and left, with a note; on standard error, so that results can be piped."""
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
-        TimeRemainingColumn(), TextColumn("{task.fields[note]}"), disable=quiet, console=Console(stderr=True),
-    )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -157,6 +158,24 @@ def test_other_wrong_arguments(refused, untrained, phantoms, tmp_path):
     assert "joint.stepz" in refused("train", phantoms, "-o", tmp_path / "m", "--config", config)
     assert "not an empty folder" in refused("phantom", phantoms)
     assert "--help" in refused("predict", untrained)
+
+
+def test_facts_that_cannot_be_meant(refused, untrained, phantoms, scan, tmp_path):
+    out = tmp_path / "out"
+    far = r"age: 500 is outside of the training range, \d+.* to \d+.* years; ask nearer to it"
+    assert re.search(far, refused("sample", untrained, "--given", "age=500", "-o", out))
+    assert re.search(far, refused("predict", untrained, phantoms, "--given", "age=500", "-o", tmp_path / "t.csv"))
+    assert re.search(far, refused("counterfactual", untrained, scan, "--set", "age=500", "-o", out))
+    twice = refused("sample", untrained, "--given", "age=50", "--given", "age=60", "-o", out)
+    assert twice == "metavoxel: --given age=60: age is given already; give it once"
+    assert "unknown level 'X'" in refused("sample", untrained, "--given", "sex=X", "-o", out)
+    assert "both given and wanted" in refused("sample", untrained, "--given", "age=50", "--want", "age", "-o", out)
+    assert not out.exists() and not (tmp_path / "t.csv").exists()
+
+
+def test_a_refusal_stands_alone(run, untrained, tmp_path):
+    _, error = run("sample", untrained, "--given", "age=500", "-o", tmp_path / "out")
+    assert len(error.strip().splitlines()) == 1, error
 
 
 def test_broken_model_folders(refused, untrained, tmp_path):
