@@ -26,10 +26,18 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python bench/digits.py
 	$(BIN)/python bench/tabular.py
-	$(BIN)/python bench/phantom.py ours --model phantom -n 2000
+	$(BIN)/python bench/phantom.py ours --model phantom -n 1000
 	$(BIN)/python bench/demo.py
+	$(BIN)/python bench/tiny.py
 	$(BIN)/python bench/tiny.py --paper
+	$(BIN)/python bench/dedicated.py
 	$(BIN)/python bench/real_brains.py
+	$(BIN)/python bench/calibration.py
+	$(BIN)/python bench/surprise.py
+	$(BIN)/python bench/changes.py
+	$(BIN)/python bench/images.py
+	$(BIN)/python bench/speed.py
+	$(BIN)/python bench/pictures.py
 	$(BIN)/python bench/table.py
 
 clean:

@@ -19,6 +19,9 @@ TITLES = {
     "changes": "Inpainting and counterfactuals on phantoms",
     "calibration": "Calibration of the packaged model",
     "surprise": "Scans unlike the training scans",
+    "images": "Scans drawn by the packaged model",
+    "speed": "Network evaluations and seconds for each kind of question",
+    "dedicated": "A dedicated DenseNet, on the scans and for the seconds of `tiny`",
 }
 BARS = {
     ("phantom_packaged", "age_mae_ratio"): "at most 1.10",
@@ -33,6 +36,17 @@ BARS = {
     ("demo", "seconds"): "at most 90",
     ("demo_train", "seconds"): "at most 720",
     ("demo", "peak_memory_mb"): "under 3000",
+    ("calibration", "age_given_scan_rank_p"): "above .01",
+    ("calibration", "age_given_nothing_rank_p"): "above .01",
+    ("calibration", "age_given_sex_rank_p"): "above .01",
+    ("calibration", "sex_given_scan_ece"): "at most .03",
+    ("calibration", "age_given_scan_crps"): "at most 1.05 times exact",
+    ("speed", "small: 256 joint draws, in trunk passes"): "at most 3",
+}
+BARS |= {
+    ("calibration", f"age_given_{question}_coverage_{share}"): f"within .02 of .{share}"
+    for question in ("scan", "nothing", "sex")
+    for share in (50, 80, 90, 95)
 }
 
 
