@@ -22,8 +22,8 @@ from metavoxel.answers import batches
 from metavoxel.data import phantom
 from metavoxel.diffusion import encode_once, expect, sample
 from metavoxel.methods import SCALAR_STEPS
-from metavoxel.solvers import ANCESTRAL
-from metavoxel.times import even_plan
+from metavoxel.solvers import DPM2M
+from metavoxel.times import facts_plan
 
 DRAWS = 99
 BINS = 20
@@ -35,15 +35,15 @@ INTERVALS = (50, 80, 90, 95)
 def ages(model: mv.MetaVoxel, people: mv.Cohort, scan: str | None, facts: list[str]) -> np.ndarray:
     """(people, DRAWS) years."""
     image = model.schema.images[0].name
-    drawn, plan = [], even_plan(SCALAR_STEPS)
+    drawn, plan = [], facts_plan(SCALAR_STEPS)
     for batch in batches(model.schema, model.codecs, people, dict.fromkeys(facts), model.device):
         known = {name: value for name, value in batch.known.items() if name != image or scan}
         if not known:  # one row would answer for all; every person gets draws of their own
-            state = sample(model.denoiser, model.schema, {}, ["age"], DRAWS * batch.rows, plan, ANCESTRAL, batch.first)
+            state = sample(model.denoiser, model.schema, {}, ["age"], DRAWS * batch.rows, plan, DPM2M, batch.first)
             drawn.append(state["age"].reshape(batch.rows, DRAWS))
             continue
         reader = encode_once(model.denoiser, model.schema, known)
-        state = sample(reader, model.schema, known, ["age"], DRAWS, plan, ANCESTRAL, first_row=batch.first)
+        state = sample(reader, model.schema, known, ["age"], DRAWS, plan, DPM2M, first_row=batch.first)
         drawn.append(state["age"])
     return model.schema["age"].decode(torch.cat(drawn))  # type: ignore[union-attr, return-value]
 

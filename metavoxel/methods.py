@@ -14,12 +14,12 @@ from metavoxel.diffusion import Coverage, Given, tied
 from metavoxel.errors import MetavoxelError
 from metavoxel.schema import Image, Schema
 from metavoxel.solvers import ANCESTRAL, DDIM, DPM2M, Solver
-from metavoxel.times import Plan, even_plan, repaint_plan
+from metavoxel.times import Plan, even_plan, facts_plan, repaint_plan
 
 Method = Literal["direct", "replacement", "repaint"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
-SCALAR_STEPS = 25
+SCALAR_STEPS = 20
 IMAGE_STEPS = 50
 """Also the paper's steps for replacement, and repaint's."""
 JUMP = REPEATS = 10
@@ -70,8 +70,8 @@ def walk(
         want = list(dict.fromkeys([*want, *unknown]))
     if method == "direct":
         draws_images = any(isinstance(schema[name], Image) for name in want)
-        solver, usual = (DPM2M, IMAGE_STEPS) if draws_images else (ANCESTRAL, SCALAR_STEPS)
-        return Walk(known, want, even_plan(steps or usual), solver)
+        plan = even_plan(steps or IMAGE_STEPS) if draws_images else facts_plan(steps or SCALAR_STEPS)
+        return Walk(known, want, plan, DPM2M)
     known = {name: replace(value, level=tied) for name, value in known.items()}
     steps = steps or IMAGE_STEPS
     if method == "replacement":

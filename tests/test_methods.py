@@ -15,7 +15,7 @@ from metavoxel.latents import ImageCodec
 from metavoxel.methods import IMAGE_STEPS, SCALAR_STEPS, walk
 from metavoxel.posterior import Posterior
 from metavoxel.solvers import ANCESTRAL, DDIM, DPM2M
-from metavoxel.times import MixtureTimes, SharedTimes, even_plan, repaint_plan
+from metavoxel.times import MixtureTimes, SharedTimes, even_plan, facts_plan, repaint_plan
 
 pytestmark = pytest.mark.usefixtures("one_thread", "small_images")
 
@@ -57,7 +57,7 @@ def test_direct_is_exact_where_replacement_is_biased_and_repaint_less_so() -> No
 def test_a_method_is_a_choice_of_levels_plan_and_solver() -> None:
     direct = walk(SCHEMA, SEPARATE, {"scan": SCAN}, ["score"])
     assert direct.given == {"scan": SCAN} and direct.want == ["score"]
-    assert (direct.plan, direct.solver) == (even_plan(SCALAR_STEPS), ANCESTRAL)
+    assert (direct.plan, direct.solver) == (facts_plan(SCALAR_STEPS), DPM2M)
     image = walk(SCHEMA, SEPARATE, {"scan": HALF}, ["scan"], steps=7)
     assert (image.plan, image.solver) == (even_plan(7), DPM2M)
 

@@ -10,21 +10,22 @@ from torch import Tensor
 from metavoxel.clocks import Cosine, alpha, sigma
 from metavoxel.codecs import Standard
 from metavoxel.diffusion import sample
+from metavoxel.methods import SCALAR_STEPS
 from metavoxel.noise import Noise
 from metavoxel.processes import Gaussian
 from metavoxel.schema import Continuous, Schema, State, Times
 from metavoxel.solvers import ANCESTRAL, DDIM, DPM2M, Solver
-from metavoxel.times import MixtureTimes
+from metavoxel.times import MixtureTimes, facts_plan
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 MEAN, SD = 0.8, 0.4
 CLOCK = Cosine()
 
-
-def expectation(x: Tensor, tau: Tensor) -> Tensor:
-    """E[x_0 | x_t] for x_0 ~ N(MEAN, SD^2)."""
+def expectation(x: Tensor, tau: Tensor, sd: float = SD) -> Tensor:
+    """E[x_0 | x_t] for x_0 ~ N(MEAN, sd^2)."""
     a, s = alpha(tau), sigma(tau)
+    return MEAN + a * sd**2 / (a**2 * sd**2 + s**2) * (x - a * MEAN)
     return MEAN + a * SD**2 / (a**2 * SD**2 + s**2) * (x - a * MEAN)
 
 
@@ -89,8 +90,11 @@ class GaussianOracle:
 
     coverage, device = MixtureTimes(), torch.device("cpu")
 
+    def __init__(self, sd: float = SD) -> None:
+        self.sd = sd
+
     def __call__(self, state: State, times: Times) -> State:
-        return {"x": expectation(state["x"], CLOCK.tau(times["x"]))}
+        return {"x": expectation(state["x"], CLOCK.tau(times["x"]), self.sd)}
 
     def freeze(self, images: State, times: Times) -> "GaussianOracle":
         return self
@@ -124,3 +128,12 @@ def test_few_steps_from_prior_to_data_keep_most_of_the_spread(solver: Solver, le
         spreads.append(float(x.std()) / SD)
     assert spreads[0] > least and abs(spreads[1] - 1) < 0.03
     assert abs(spreads[1] - 1) < abs(spreads[0] - 1)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.45])
+def test_the_default_plan_of_numbers_keeps_their_spread(share: float) -> None:
+    """What is told of a number leaves a share of its sd over people; its intervals must be as wide as that."""
+    schema, denoiser = Schema([Continuous("x", scale=Standard(0.0, 1.0))]), GaussianOracle(share)
+    x = sample(denoiser, schema, {}, ["x"], 20_000, facts_plan(SCALAR_STEPS), DPM2M)["x"]
+    assert abs(float(x.mean()) - MEAN) < 0.03 * share
+    assert float(x.std()) / share == pytest.approx(1, abs=0.08 if share < 0.2 else 0.04)
