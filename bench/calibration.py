@@ -25,7 +25,7 @@ from metavoxel.methods import SCALAR_STEPS
 from metavoxel.solvers import DPM2M
 from metavoxel.times import facts_plan
 
-DRAWS = 99
+DRAWS = 79
 BINS = 20
 """Of the rank histograms: each holds (DRAWS + 1) / BINS ranks."""
 QUESTIONS = {"scan": ("scan", []), "nothing": (None, []), "sex": (None, ["sex"])}

@@ -19,7 +19,7 @@ import metavoxel as mv
 from metavoxel.data.phantom import write_cohort
 from metavoxel.demo import TRAINING_PEOPLE, TRAINING_SUBJECTS
 
-PEOPLE, PAPER_PEOPLE = 1000, 60
+PEOPLE, PAPER_PEOPLE = 1000, 40
 
 
 def train_as_the_demo_does() -> None:

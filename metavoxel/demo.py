@@ -42,7 +42,7 @@ JOINT_BRAINS = 12
 JOINT_FACTS = 1000
 """Draws of age and sex without an image: a histogram needs many, and they are cheap."""
 ONE_PERSON_DRAWS = 256
-TRAINING_SUBJECTS = 5000
+TRAINING_SUBJECTS = 3000
 # A phantom is a function of (seed, index). Cohorts made by hand have small seeds; these streams lie far from those and
 # from each other, so nobody in the demo was in a training. Below 2**32: numpy would split a larger seed in two.
 MAX_SEED = 1 << 29

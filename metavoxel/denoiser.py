@@ -170,7 +170,8 @@ class JointDenoiser(nn.Module):
             return None
         seen = {}
         for image in self.schema.images:
-            x, tau = state[image.name], image.clock.tau(times[image.name])
+            x, t = state[image.name], times[image.name]
+            tau = image.clock.tau(t if t.any() else t.new_zeros((1,) * t.dim()))  # a map of zeros is work for nothing
             seen[image.name] = torch.cat([x, self.marginals[image.name].alone().deviation(x, tau)], 1)  # type: ignore[operator]
         return self.net.encode(seen, times)
 

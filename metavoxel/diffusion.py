@@ -113,13 +113,15 @@ def joint_loss(
     missing. Missing and known entries carry no loss. Scalars may hold several rows for each row of the images (rows of
     the images varying slowest): so many questions about one scan, for the price of one. noise: one draw a scalar's row.
     """
-    taus = {v.name: v.clock.tau(times[v.name]) for v in schema}
     start = torch.zeros((), device=noise.index.device)
-    streams = {v.name: noise.every(len(noise) // len(x0[v.name])) for v in schema}
-    state = {v.name: v.process.forward(x0[v.name], start, taus[v.name], streams[v.name]) for v in schema}
+    wanted = [v for v in schema if times[v.name].any()]  # what is known throughout is neither noised nor judged
+    taus = {v.name: v.clock.tau(times[v.name]) for v in wanted}
+    state, parts = dict(x0), dict.fromkeys(schema.names, start)
+    for v in wanted:
+        stream = noise.every(len(noise) // len(x0[v.name]))
+        state[v.name] = v.process.forward(x0[v.name], start, taus[v.name], stream)
     clean = denoiser(state, times)
-    parts = {}
-    for v in schema:
+    for v in wanted:
         error = v.process.loss(clean[v.name], x0[v.name], taus[v.name]) * weigh(v, taus[v.name])
         asked = (taus[v.name] > 0) & observed[v.name].reshape(-1, *(1,) * (taus[v.name].dim() - 1))
         asked = asked.expand_as(error).to(error.dtype)
