@@ -23,7 +23,7 @@ CONFIG = mv.preset(
     mean_by_facts=False,
     times={"kind": "mixture", "read": 0.35},
     net={"widths": (48, 96), "patch": 1, "token_width": 64},
-    joint={"steps": 740, "batch": 128, "rate": 2e-3, "average": 0.99, "validate_every": 185},
+    joint={"steps": 780, "batch": 128, "rate": 2e-3, "average": 0.99, "validate_every": 100},
 )
 DRAWS = 100
 
