@@ -10,7 +10,7 @@ HERE = Path(__file__).parent
 TITLES = {
     "phantom_packaged": "Phantom: the packaged model",
     "phantom_tiny": "Phantom: preset `tiny`, trained from scratch",
-    "phantom_paper_recipe": "Phantom: the paper's recipe (shared times, replacement, 3 x 50 steps), same scans and seconds as `tiny`",
+    "phantom_paper_recipe": "Phantom: the paper's recipe (shared times, replacement, 3 x 50 steps), same scans and budget",
     "demo": "Demo",
     "demo_train": "Demo that trains `tiny` first",
     "digits": "scikit-learn's digits",
