@@ -83,9 +83,9 @@ class Continuous(_Scalar):
         return replace(self, scale=FITS[self.scaling](values), span=(float(values.min()), float(values.max())))
 
     def refuse_beyond(self, value: float) -> None:
-        """Raises MetavoxelError for a value more than a tenth of the training rows' span away from them."""
+        """Raises MetavoxelError for a value more than a quarter of the training rows' span away from them."""
         low, high = self.span or (value, value)
-        if not low - (high - low) / 10 <= value <= high + (high - low) / 10:
+        if not low - (high - low) / 4 <= value <= high + (high - low) / 4:
             place = f"{low:g} to {high:g} {self.unit}".rstrip()
             raise MetavoxelError(f"{self.name}: {value:g} is outside of the training range, {place}; ask nearer to it")
 
