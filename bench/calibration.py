@@ -20,10 +20,8 @@ from scipy.stats import binom, chisquare
 import metavoxel as mv
 from metavoxel.answers import batches
 from metavoxel.data import phantom
-from metavoxel.diffusion import encode_once, expect, sample
-from metavoxel.methods import SCALAR_STEPS
-from metavoxel.solvers import DPM2M
-from metavoxel.times import facts_plan
+from metavoxel.diffusion import encode_once, expect
+from metavoxel.methods import SCALAR_STEPS, draw_facts
 
 DRAWS = 79
 BINS = 20
@@ -35,15 +33,15 @@ INTERVALS = (50, 80, 90, 95)
 def ages(model: mv.MetaVoxel, people: mv.Cohort, scan: str | None, facts: list[str]) -> np.ndarray:
     """(people, DRAWS) years."""
     image = model.schema.images[0].name
-    drawn, plan = [], facts_plan(SCALAR_STEPS)
+    drawn = []
     for batch in batches(model.schema, model.codecs, people, dict.fromkeys(facts), model.device):
         known = {name: value for name, value in batch.known.items() if name != image or scan}
         if not known:  # one row would answer for all; every person gets draws of their own
-            state = sample(model.denoiser, model.schema, {}, ["age"], DRAWS * batch.rows, plan, DPM2M, batch.first)
+            state = draw_facts(model.denoiser, model.schema, {}, ["age"], DRAWS * batch.rows, seed=batch.first)
             drawn.append(state["age"].reshape(batch.rows, DRAWS))
             continue
         reader = encode_once(model.denoiser, model.schema, known)
-        state = sample(reader, model.schema, known, ["age"], DRAWS, plan, DPM2M, first_row=batch.first)
+        state = draw_facts(reader, model.schema, known, ["age"], DRAWS, first_row=batch.first)
         drawn.append(state["age"])
     return model.schema["age"].decode(torch.cat(drawn))  # type: ignore[union-attr, return-value]
 
@@ -90,10 +88,12 @@ def told_male(model: mv.MetaVoxel, people: mv.Cohort) -> np.ndarray:
     return torch.cat(answers).numpy()
 
 
-def expected_calibration_error(p: np.ndarray, male: np.ndarray) -> float:
-    """Ten bins."""
+def tenths(p: np.ndarray, male: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each tenth of the probability scale that somebody is in: mean probability, share of men, share of people."""
     which = np.minimum((p * 10).astype(int), 9)
-    return float(sum(abs(p[which == b].mean() - male[which == b].mean()) * (which == b).mean() for b in set(which)))
+    bins = [(p[which == b].mean(), male[which == b].mean(), (which == b).mean()) for b in sorted(set(which))]
+    told, found, share = np.array(bins).T
+    return told, found, share
 
 
 def picture(drawn: dict[str, np.ndarray], truth: np.ndarray, p: np.ndarray, male: np.ndarray, path: Path) -> None:
@@ -105,9 +105,7 @@ def picture(drawn: dict[str, np.ndarray], truth: np.ndarray, p: np.ndarray, male
         axis.axhspan(low, high, color="0.88")
         axis.bar(np.arange(BINS) + 0.5, ranks(ages, truth), width=0.9, color="#3b6ea5")
         axis.set(title=f"age given {question.replace('_', ' ')}", xlabel="rank of the true age", xticks=[], ylim=(0, None))
-    which = np.minimum((p * 10).astype(int), 9)
-    bins = [(p[which == b].mean(), male[which == b].mean(), (which == b).mean()) for b in sorted(set(which))]
-    told, found, share = np.array(bins).T
+    told, found, share = tenths(p, male)
     axes[-1].plot([0, 1], [0, 1], color="0.7", linewidth=1)
     axes[-1].scatter(told, found, s=400 * share, color="#3b6ea5")
     axes[-1].set(title="sex given scan", xlabel="p(male)", ylabel="share of men")
@@ -128,7 +126,8 @@ def main() -> None:
             if scan:
                 figures[f"age_given_{question}_crps_exact"] = exact_crps(rows, facts)
         p, male = told_male(model, people), (rows["sex"] == "M").to_numpy()
-        figures["sex_given_scan_ece"] = expected_calibration_error(p, male)
+        told, found, share = tenths(p, male)
+        figures["sex_given_scan_ece"] = float((np.abs(told - found) * share).sum())
         for _, gap in model.consistency(people.subset(range(min(200, len(people))))).iterrows():
             figures[f"contradiction_{gap['variable']}_through_{gap['through']}"] = gap["gap"]
     picture(drawn, truth, p, male, IMAGES / "calibration.png")

@@ -14,30 +14,19 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from common import asked, clock, record
-from images import Judges
+from images import Judges, scans
 
 import metavoxel as mv
 from metavoxel.counterfactual import counterfactual
 from metavoxel.data import phantom
-from metavoxel.data.phantom_render import render
-from metavoxel.data.prepare import conform
 from metavoxel.data.volume import Volume, write_volume
 from metavoxel.inpaint import inpaint
 from metavoxel.latents import affine_of
-from metavoxel.loading import grid_of
 
 SEED, JUDGES_SEED, JUDGES_PEOPLE = 77_002, 77_003, 600
 AGES = (30.0, 80.0)
 DRAWS = 8
-
-
-def scans(rows: pd.DataFrame, seed: int, image: mv.Image) -> np.ndarray:
-    """(n, *shape) as a model sees them."""
-    made = render(rows, seed=seed, shape=image.shape, spacing=image.spacing[0])  # type: ignore[arg-type]
-    affine, grid = affine_of(image), grid_of(image, Path())
-    return np.stack([conform(Volume(voxels, affine), grid).array for voxels in torch.cat(list(made))[:, 0].numpy()])
 
 
 def fill(model: mv.MetaVoxel, brains: np.ndarray, folder: Path, mean: np.ndarray, ages: np.ndarray) -> dict[str, object]:

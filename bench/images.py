@@ -7,7 +7,6 @@ MMD: Gaussian kernel as wide as the median distance between real scans, unbiased
 (head volume, its dark share, ventricles by a ruler calibrated on other phantoms); `floor` is real scans against others.
 """
 
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +20,13 @@ from sklearn.pipeline import make_pipeline
 
 import metavoxel as mv
 from metavoxel.data import phantom
-from metavoxel.data.phantom import write_cohort
+from metavoxel.data.phantom_render import render
+from metavoxel.data.prepare import conform
+from metavoxel.data.volume import Volume
 from metavoxel.demo import calibrated_ruler
 from metavoxel.diffusion import Given, sample
-from metavoxel.loading import load_images
+from metavoxel.latents import affine_of
+from metavoxel.loading import grid_of
 from metavoxel.solvers import DPM2M
 from metavoxel.times import even_plan
 
@@ -36,11 +38,11 @@ HEAD, DARK = 0.1, 0.4
 """Brightness, of bright tissue's: above HEAD is head, below DARK is fluid."""
 
 
-def scans(folder: Path, n: int, seed: int, image: mv.Image) -> tuple[np.ndarray, pd.DataFrame]:
-    """(n, *shape) as a model sees them, and their people."""
-    write_cohort(folder, n, seed=seed, shape=image.shape, spacing=image.spacing[0])  # type: ignore[arg-type]
-    stack = load_images(mv.read_cohort(folder), image, folder.parent / "cache")
-    return stack.voxels.astype(np.float32), phantom.subjects(n, seed)
+def scans(people: pd.DataFrame, seed: int, image: mv.Image) -> np.ndarray:
+    """(people, *shape) as a model sees them."""
+    made = render(people, seed=seed, shape=image.shape, spacing=image.spacing[0])  # type: ignore[arg-type]
+    affine, grid = affine_of(image), grid_of(image, Path())
+    return np.stack([conform(Volume(voxels, affine), grid).array for voxels in torch.cat(list(made))[:, 0].numpy()])
 
 
 def mmd(x: np.ndarray, y: np.ndarray, width: float) -> float:
@@ -95,11 +97,9 @@ def main() -> None:
     model, n = asked(192)
     image = model.first_image()
     figures: dict[str, object] = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        judges = Judges(*scans(folder / "judges", JUDGES_PEOPLE, JUDGES_SEED, image), image)
-        real, people = scans(folder / "real", n, REAL_SEED, image)
-        other, _ = scans(folder / "other", n, OTHER_SEED, image)
+    known, people = phantom.subjects(JUDGES_PEOPLE, JUDGES_SEED), phantom.subjects(n, REAL_SEED)
+    judges = Judges(scans(known, JUDGES_SEED, image), known, image)
+    real, other = scans(people, REAL_SEED, image), scans(phantom.subjects(n, OTHER_SEED), OTHER_SEED, image)
     spaces = {"voxels": lambda made: made.reshape(len(made), -1), "anatomy": judges.anatomy}
     widths = {name: float(np.median(cdist(see(real), see(real)))) for name, see in spaces.items()}
     made = {}

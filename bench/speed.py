@@ -20,11 +20,9 @@ from common import clock, record
 import metavoxel as mv
 from metavoxel.data.phantom import write_cohort
 from metavoxel.data.volume import Volume, read_volume, write_volume
-from metavoxel.diffusion import Given, encode_once, sample
+from metavoxel.diffusion import Given, encode_once
 from metavoxel.inpaint import inpaint
-from metavoxel.methods import SCALAR_STEPS
-from metavoxel.solvers import DPM2M
-from metavoxel.times import facts_plan
+from metavoxel.methods import draw_facts
 
 SEED = 77_005
 MANY = (1, 8, 64)
@@ -57,9 +55,13 @@ def draw_scans(model: mv.MetaVoxel, folder: Path, n: int) -> object:
 
 
 def fill_half(model: mv.MetaVoxel, folder: Path, n: int) -> object:
-    scan = mv.read_cohort(folder).scans[model.first_image().name][0]
+    return inpaint(model, first_scan(folder, model.first_image()), folder / "half.nii.gz", n)
+
+
+def first_scan(bids: Path, image: mv.Image) -> Path:
+    scan = mv.read_cohort(bids).scans[image.name][0]
     assert scan is not None
-    return inpaint(model, scan, folder / "half.nii.gz", n)
+    return scan
 
 
 QUESTIONS: dict[str, tuple[Ask, tuple[int, ...]]] = {
@@ -76,7 +78,7 @@ SLOW = {"age and sex the paper's way", "scans of an age and sex", "completions o
 
 def cohort(folder: Path, image: mv.Image, n: int) -> Path:
     bids = write_cohort(folder, n, seed=SEED, shape=image.shape, spacing=image.spacing[0])  # type: ignore[arg-type]
-    first = read_volume(next(iter(sorted(bids.glob("sub-*/anat/*.nii.gz")))))
+    first = read_volume(first_scan(bids, image))
     half = np.zeros(first.shape, np.float32)
     half[: first.shape[0] // 2] = 1
     write_volume(Volume(half, first.affine), bids / "half.nii.gz")
@@ -123,7 +125,7 @@ def draws_beside_the_trunk(label: str, model: mv.MetaVoxel) -> dict[str, object]
         start = time.perf_counter()
         reader = encode_once(model.denoiser, model.schema, known)
         between = time.perf_counter()
-        sample(reader, model.schema, known, ["age", "sex"], DRAWS, facts_plan(SCALAR_STEPS), DPM2M)
+        draw_facts(reader, model.schema, known, ["age", "sex"], DRAWS)
         encoding.append(between - start)
         drawing.append(time.perf_counter() - between)
     trunk, draws = (float(np.median(times[1:])) for times in (encoding, drawing))

@@ -13,17 +13,15 @@ from torch import Tensor
 
 from metavoxel.data.cohort import Cohort
 from metavoxel.denoiser import LearnedDenoiser
-from metavoxel.diffusion import Given, encode_once, expect, sample
+from metavoxel.diffusion import Given, encode_once, expect
 from metavoxel.draws import QUANTILES
 from metavoxel.errors import MetavoxelError
 from metavoxel.latents import ImageCodec
 from metavoxel.loading import load_scan
-from metavoxel.methods import SCALAR_STEPS
+from metavoxel.methods import draw_facts
 from metavoxel.posterior import encode_facts
 from metavoxel.schema import Categorical, Continuous, Image, Schema
-from metavoxel.solvers import DPM2M
 from metavoxel.surprise import LIMIT, Usual, features
-from metavoxel.times import facts_plan
 
 BATCH = 16
 """Scans in memory at a time, twice over: those asked about, and the next."""
@@ -94,8 +92,7 @@ def tabulate(
     numbers = [name for name in want if isinstance(schema[name], Continuous)]
     drawn: dict[str, np.ndarray] = {}
     if numbers and draws:
-        plan = facts_plan(SCALAR_STEPS)
-        state = sample(reader, schema, known, want, draws, plan, DPM2M, seed, first_row=batch.first)
+        state = draw_facts(reader, schema, known, want, draws, seed, first_row=batch.first)
         drawn = {name: schema[name].decode(state[name]) for name in numbers}  # type: ignore[union-attr]
     answer: dict[str, object] = {}
     for name in want:

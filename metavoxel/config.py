@@ -31,7 +31,7 @@ _architecture = _choice("architecture", "joint")
 Net = Annotated[
     Annotated[NetSettings, Tag("joint")] | Annotated[PaperSettings, Tag("paper")], Discriminator(_architecture)
 ]
-Times = Annotated[
+TimesSettings = Annotated[
     Annotated[MixtureTimes, Tag("mixture")] | Annotated[SharedTimes, Tag("shared")],
     Discriminator(_choice("kind", "mixture")),
 ]
@@ -67,7 +67,7 @@ class Config:
     autoencoder: AutoencoderSettings = Field(default_factory=AutoencoderSettings)
     net: Net = Field(default_factory=NetSettings)
     """`architecture: joint` or `paper`, and its sizes."""
-    times: Times = Field(default_factory=MixtureTimes)
+    times: TimesSettings = Field(default_factory=MixtureTimes)
     encoding: Optimiser = Field(default_factory=Optimiser)
     """Training of the autoencoder; not used with codec: identity."""
     joint: Optimiser = Field(default_factory=Optimiser)

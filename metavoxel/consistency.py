@@ -8,11 +8,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from metavoxel.diffusion import Denoiser, Given, encode_once, expect, laid_out, sample
+from metavoxel.diffusion import Denoiser, Given, encode_once, expect, laid_out
+from metavoxel.methods import draw_facts
 from metavoxel.processes import Discrete
 from metavoxel.schema import Schema, State
-from metavoxel.solvers import DPM2M
-from metavoxel.times import facts_plan
 
 STEPS = 50
 """Of the draws that are averaged over: more than for an answer, so that the sampler's own error stays small."""
@@ -33,7 +32,7 @@ def contradictions(
     for known in asked:
         reader = encode_once(denoiser, schema, known)
         direct = expect(reader, schema, known, free)
-        drawn = sample(reader, schema, known, free, draws, facts_plan(STEPS), DPM2M, seed, first_row=first)
+        drawn = draw_facts(reader, schema, known, free, draws, seed, steps=STEPS, first_row=first)
         first += len(drawn[free[0]])
         for name, way in gaps:
             through = by_way_of(reader, schema, known, name, way, drawn[way])

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from metavoxel.diffusion import Coverage, Given, tied
+from metavoxel.diffusion import Coverage, Denoiser, Given, sample, tied
 from metavoxel.errors import MetavoxelError
-from metavoxel.schema import Image, Schema
+from metavoxel.schema import Image, Schema, State
 from metavoxel.solvers import ANCESTRAL, DDIM, DPM2M, Solver
 from metavoxel.times import Plan, even_plan, facts_plan, repaint_plan
 
@@ -79,3 +79,18 @@ def walk(
     # going back adds fresh noise, which a deterministic way down keeps too much of: with an exact denoiser DDIM leaves
     # 1.2 to 2.8 times the error of ancestral steps
     return Walk(known, want, repaint_plan(steps, jump or JUMP, repeats or REPEATS), ANCESTRAL)
+
+
+def draw_facts(
+    denoiser: Denoiser,
+    schema: Schema,
+    given: Mapping[str, Given],
+    want: Sequence[str],
+    n: int,
+    seed: int = 0,
+    *,
+    steps: int | None = None,
+    first_row: int = 0,
+) -> State:
+    """`sample` of numbers and classes by the direct method's plan and solver: (rows, n) each."""
+    return sample(denoiser, schema, given, want, n, facts_plan(steps or SCALAR_STEPS), DPM2M, seed, first_row=first_row)

@@ -33,8 +33,8 @@ def small(monkeypatch):
     for name, count in {"DRAWS": 8, "BRAINS_PER_AGE": 2, "JOINT_BRAINS": 3, "JOINT_FACTS": 50}.items():
         monkeypatch.setattr(demo, name, count)
     monkeypatch.setattr(demo, "ONE_PERSON_DRAWS", 16)
-    for name in ("answers.SCALAR_STEPS", "methods.SCALAR_STEPS", "methods.IMAGE_STEPS"):
-        monkeypatch.setattr("metavoxel." + name, 3)
+    for name in ("SCALAR_STEPS", "IMAGE_STEPS"):
+        monkeypatch.setattr("metavoxel.methods." + name, 3)
 
 
 def test_demo_end_to_end(model, tmp_path, capsys):

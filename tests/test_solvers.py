@@ -22,11 +22,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 MEAN, SD = 0.8, 0.4
 CLOCK = Cosine()
 
+
 def expectation(x: Tensor, tau: Tensor, sd: float = SD) -> Tensor:
     """E[x_0 | x_t] for x_0 ~ N(MEAN, sd^2)."""
     a, s = alpha(tau), sigma(tau)
     return MEAN + a * sd**2 / (a**2 * sd**2 + s**2) * (x - a * MEAN)
-    return MEAN + a * SD**2 / (a**2 * SD**2 + s**2) * (x - a * MEAN)
 
 
 def flow(x: Tensor, tau_t: Tensor, tau_s: Tensor) -> Tensor:
