@@ -21,9 +21,10 @@ CONFIG = mv.preset(
     augment=False,
     reading=0,
     mean_by_facts=False,
-    times={"kind": "mixture", "read": 0.35},
+    questions=2,
+    times={"read": 0.35},
     net={"widths": (48, 96), "patch": 1, "token_width": 64},
-    joint={"steps": 780, "batch": 128, "rate": 2e-3, "average": 0.99, "validate_every": 100},
+    joint={"steps": 880, "batch": 128, "rate": 2e-3, "average": 0.99, "validate_every": 220},
 )
 DRAWS = 100
 
