@@ -40,21 +40,26 @@ def noisy(x: np.ndarray) -> np.ndarray:
     return np.abs(x + np.random.default_rng(0).normal(0, 0.15 * np.percentile(x, 99), x.shape))
 
 
-DAMAGE: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "upside_down": lambda x: x[:, :, ::-1],
-    "front_to_back": lambda x: x[:, ::-1],
-    "not_stripped": unstripped,
-    "t2_contrast": t2,
-    "noise": noisy,
-    "five_times_as_bright": lambda x: 5 * x,
+def voxels(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Volume], Volume]:
+    return lambda scan: Volume(np.ascontiguousarray(change(scan.array)), scan.affine)
+
+
+DAMAGE: dict[str, Callable[[Volume], Volume]] = {
+    "upside_down": voxels(lambda x: x[:, :, ::-1]),
+    "front_to_back": voxels(lambda x: x[:, ::-1]),
+    "not_stripped": voxels(unstripped),
+    "t2_contrast": voxels(t2),
+    "noise": voxels(noisy),
+    "five_times_as_bright": voxels(lambda x: 5 * x),
+    "five_times_as_large": lambda scan: Volume(scan.array, scan.affine @ np.diag([5, 5, 5, 1])),
 }
 
 
-def scores(model: mv.MetaVoxel, folder: Path, change: Callable[[np.ndarray], np.ndarray]) -> pd.DataFrame:
+def scores(model: mv.MetaVoxel, folder: Path, change: Callable[[Volume], Volume]) -> pd.DataFrame:
     """`predict` of the cohort's scans after the change; the files are left as they were."""
     kept = {path: read_volume(path) for path in folder.glob("sub-*/anat/*.nii.gz")}
     for path, scan in kept.items():
-        write_volume(Volume(np.ascontiguousarray(change(scan.array)), scan.affine), path)
+        write_volume(change(scan), path)
     table = model.predict(folder, draws=0)
     for path, scan in kept.items():
         write_volume(scan, path)

@@ -108,7 +108,7 @@ def fit(
 ) -> MetaVoxel:
     """Trains on arrays: images name -> (rows, *shape), all NaN where missing; table with as many rows.
 
-    start: a model whose variables, scalings, networks and weights to start from.
+    start: a model whose variables, scalings, networks and weights to start from. Spans and laws are the new cohort's.
     people: (rows,) who each row is, so that nobody is in both training and validation; default: all different.
     """
     torch.manual_seed(config.seed)
@@ -119,7 +119,8 @@ def fit(
     stacks = {name: x if isinstance(x, ImageStack) else ImageStack.from_array(x) for name, x in images.items()}
     people = np.arange(len(table)) if people is None else people
     training, validation = _split(people, config)
-    schema = start.schema if start else schema.fit(table.iloc[training.numpy()])
+    rows = table.iloc[training.numpy()]
+    schema = start.schema.among(rows) if start else schema.fit(rows)
     folder = Path(out)
     scalars, known = schema.encode(table)
     absent = {name: 1.0 - there.float() for name, there in known.items()}

@@ -1,9 +1,10 @@
 """The network as a denoiser: raw outputs -> clean predictions. How it is parameterised is this module's secret.
 
-Reals: x_0 = what the entry's own marginal N(m, s^2) says + c_out F, with c_out the sd that this leaves open (EDM's
-preconditioning, Karras et al. 2022, about a mean). For numbers m = 0, s = 1, which is the v-parameterisation (Salimans
-and Ho 2022); images have a mean and a spread at every entry, and the mean moves linearly with the facts, so the network
-starts from the mean brain of such people. At t = 1 the prediction is m + s F, at t = 0 the value itself.
+Images: x_0 = what the entry's own marginal N(m, s^2) says + c_out F, with c_out the sd that this leaves open (EDM's
+preconditioning, Karras et al. 2022, about a mean). m and s are the entry's own, and m moves linearly with the facts, so the
+network starts from the mean brain of such people. At t = 1 the prediction is m + s F, at t = 0 the value itself.
+Numbers: x_0 = what their law over people says (see `laws`) - sigma F. For a law N(0, 1) that is the v-parameterisation
+(Salimans and Ho 2022).
 Classes: log p(x_0) = F + log q(x_t | x_0), normalised. The network learns what the rest says about x_0; what the noised
 value itself says enters by Bayes' rule, exactly, for every chain.
 """
@@ -138,7 +139,7 @@ class JointDenoiser(nn.Module):
             if isinstance(v.process, Discrete):
                 clean[v.name] = torch.log_softmax(raw[v.name] + v.process.likelihood(x, tau), -1)
             else:
-                clean[v.name] = alpha(tau) * x - sigma(tau) * raw[v.name]
+                clean[v.name] = v.law.given(x, tau)[0] - sigma(tau) * raw[v.name]
         return clean
 
     def _images(self, scan: Scan, tokens: Tensor, state: State, times: Times) -> State:
@@ -188,7 +189,7 @@ def fact_width(v: Scalar) -> int:
 def told(scalars: Sequence[Scalar], state: State, times: Times, rows: int) -> list[Told]:
     """What each scalar says by itself. Of several rows for each row of the images, the first speaks.
 
-    A number: its posterior under N(0, 1), N(a x_t, sigma^2). A class: p(x_0 | x_t) under its marginal, less the marginal.
+    A number: its mean and variance under its law. A class: p(x_0 | x_t) under its marginal, less the marginal.
     """
     parts = []
     for v in scalars:
@@ -199,7 +200,8 @@ def told(scalars: Sequence[Scalar], state: State, times: Times, rows: int) -> li
             chances = torch.softmax(prior.log() + v.process.likelihood(x, tau), -1)
             parts.append(Told(chances - prior, chances, chances))
         else:
-            parts.append(Told((alpha(tau) * x)[:, None], (sigma(tau) ** 2)[:, None]))
+            mean, variance = v.law.given(x, tau)
+            parts.append(Told(mean[:, None], variance[:, None]))
     return parts
 
 

@@ -21,9 +21,11 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from metavoxel.cells import cells_of, level_name
 from metavoxel.clocks import Clock, Cosine, alpha, sigma
 from metavoxel.codecs import FITS, STRICT, Array, Scale, Scaling
 from metavoxel.errors import MetavoxelError
+from metavoxel.laws import Law
 from metavoxel.processes import (
     Discrete,
     Gaussian,
@@ -41,7 +43,6 @@ Observed = dict[str, Tensor]
 """Variable name -> (n,) bool, False where the table's cell or the scan is missing."""
 
 CLOCK = Cosine()
-MISSING = {"", "n/a", "na", "nan"}
 
 
 class _Scalar:
@@ -64,6 +65,8 @@ class Continuous(_Scalar):
     scale: Scale | None = None
     span: tuple[float, float] | None = None
     """Lowest and highest value in training."""
+    law: Law = Law()
+    """Of the scores in training."""
     clock: Clock = CLOCK
     kind: Literal["continuous"] = "continuous"
 
@@ -72,15 +75,20 @@ class Continuous(_Scalar):
         return Gaussian()
 
     def baseline_loss(self, tau: Tensor) -> Tensor | float:
-        """Loss of a predictor that knows only the marginal N(0, 1): 1 at every level."""
+        """Loss of a predictor that knows only mean 0 and variance 1: 1 at every level."""
         return 1.0
 
     def fit(self, column: pd.Series) -> "Continuous":
-        values = self._floats(column)
-        values = values[np.isfinite(values)]
+        values = self.known(column)
         if len(values) == 0:
             raise MetavoxelError(f"variable {self.name!r} has no value in any training row; drop it from the schema")
-        return replace(self, scale=FITS[self.scaling](values), span=(float(values.min()), float(values.max())))
+        return replace(self, scale=FITS[self.scaling](values)).among(values)
+
+    def among(self, values: Array) -> "Continuous":
+        """The same scaling, for people with these values (n,) in `unit`."""
+        if self.scale is None or len(values) == 0:
+            return self
+        return replace(self, span=(float(values.min()), float(values.max())), law=Law.of(self.scale.encode(values)))
 
     def refuse_beyond(self, value: float) -> None:
         """Raises MetavoxelError for a value more than a quarter of the training rows' span away from them."""
@@ -105,8 +113,13 @@ class Continuous(_Scalar):
             raise self.unfitted()
         return self.scale.decode(scores.detach().cpu().double().numpy())
 
+    def known(self, column: Sequence[object] | pd.Series) -> Array:
+        """The values that are not missing."""
+        values = self._floats(column)
+        return values[np.isfinite(values)]
+
     def _floats(self, column: Sequence[object] | pd.Series) -> Array:
-        cells = _cells(column)
+        cells = cells_of(column)
         values = pd.to_numeric(cells, errors="coerce").to_numpy(dtype=float)
         wrong = np.isnan(values) & cells.notna().to_numpy() | np.isinf(values)
         if wrong.any():
@@ -157,14 +170,14 @@ class Categorical(_Scalar):
 
     def encode(self, column: Sequence[object] | pd.Series) -> tuple[Tensor, Tensor]:
         """Level names (n) -> indices (n,) int64 and observed (n,) bool."""
-        cells = _cells(column)
+        cells = cells_of(column)
         index = {level: code for code, level in enumerate(self.levels)}
         for level in self.levels:  # f is F, unless the levels themselves differ only in case
             index.setdefault(level.casefold(), index[level])
         known = cells.notna().to_numpy(dtype=bool, copy=True)
         codes = np.zeros(len(cells), dtype=np.int64)
         for row in np.flatnonzero(known).tolist():
-            level = _level_name(cells.iloc[row])
+            level = level_name(cells.iloc[row])
             code = index.get(level, index.get(level.casefold()))
             if code is None:
                 allowed = ", ".join(self.levels)
@@ -325,8 +338,11 @@ class Schema:
 
     def fit(self, table: pd.DataFrame) -> "Schema":
         """Scalings and marginals of the numbers and classes from training rows; images are left as they are."""
-        fitted = [v if isinstance(v, Image) else v.fit(_column(table, v.name)) for v in self]
-        return Schema(fitted)
+        return Schema([v if isinstance(v, Image) else v.fit(_column(table, v.name)) for v in self])
+
+    def among(self, table: pd.DataFrame) -> "Schema":
+        """The same scalings and marginals, but spans and laws of numbers of these rows."""
+        return Schema([v.among(v.known(_column(table, v.name))) if isinstance(v, Continuous) else v for v in self])
 
     def with_latents(self, latents: dict[str, Latent]) -> "Schema":
         """The same schema with the images' standardisation set."""
@@ -381,18 +397,3 @@ def _column(table: pd.DataFrame, name: str) -> pd.Series:
     if name not in table.columns:
         raise MetavoxelError(f"the table has no column {name!r}; it has {', '.join(map(str, table.columns))}")
     return table[name]
-
-
-def _cells(column: Sequence[object] | pd.Series) -> pd.Series:
-    """The cells with what tables write for "missing" (empty, n/a) as missing."""
-    cells = pd.Series(column)
-    if pd.api.types.is_numeric_dtype(cells):
-        return cells
-    return cells.mask(cells.map(lambda cell: isinstance(cell, str) and cell.strip().lower() in MISSING).astype(bool))
-
-
-def _level_name(cell: object) -> str:
-    """A level read as a number (1.0) is the level '1'."""
-    if isinstance(cell, float | np.floating) and float(cell).is_integer():
-        return str(int(cell))
-    return str(cell).strip()

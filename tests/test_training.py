@@ -114,6 +114,9 @@ def test_augment_moves_whole_voxels_and_only_scales_intensities() -> None:
     assert tops == {28, 29, 30}  # 3 % of 36 voxels is one
     left = {int((image[0] > 0).flatten(1).any(1).nonzero()[0]) for image in first}
     assert left >= {7, 8, 9, 10, 11}  # 8 as it is, 10 flipped
+    plain = first / gain.reshape(-1, 1, 1, 1, 1)
+    in_place = [any(torch.allclose(image[0], x, atol=1e-6) for x in (brain, brain.flip(0))) for image in plain]
+    assert 0.5 < sum(in_place) / 64 < 0.9
 
 
 def test_augment_loses_what_it_moves_over_the_edge() -> None:

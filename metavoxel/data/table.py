@@ -18,10 +18,10 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from metavoxel.cells import MISSING
 from metavoxel.errors import MetavoxelError
 
 TABLE_SUFFIXES = (".tsv", ".csv", ".xlsx")
-MISSING = {"", "n/a", "na", "nan"}
 IDENTIFIERS = ("participant_id", "session_id")
 MAX_LEVELS = 20  # more different words than this are names or remarks, not a class
 MAX_AGE_YEARS = 130.0

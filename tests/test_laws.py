@@ -1,0 +1,73 @@
+"""The law of a number over people: exact by Bayes' rule, and where a network that adds nothing starts from."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.integrate import quad
+from scipy.stats import kstest, norm
+
+import metavoxel as mv
+from metavoxel.clocks import alpha, sigma
+from metavoxel.config import NetSettings
+from metavoxel.denoiser import make_denoiser
+from metavoxel.laws import Law
+from metavoxel.methods import draw_facts
+from metavoxel.times import MixtureTimes
+
+
+def flat(n: int = 2000) -> np.ndarray:
+    return np.random.default_rng(0).uniform(-np.sqrt(3), np.sqrt(3), n)
+
+
+def test_one_normal_part_is_the_textbook_answer() -> None:
+    x, tau = torch.linspace(-3, 3, 5), torch.tensor([0, 0.1, 1, 5, torch.inf])
+    mean, variance = Law().given(x, tau)
+    assert torch.allclose(mean, alpha(tau) * x, atol=1e-6) and torch.allclose(variance, sigma(tau) ** 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("tau", [0.02, 0.3, 2.0, 8.0])
+def test_given_agrees_with_quadrature(tau: float) -> None:
+    law = Law.of(np.concatenate([flat(300), flat(300) / 5 + 2]))
+    at = torch.tensor([tau])
+    a, noise, x = float(alpha(at)), float(sigma(at)), 0.8
+
+    def density(z: float) -> float:
+        return float(norm.pdf(z, law.centres, law.widths).mean() * norm.pdf(x, a * z, noise))
+
+    near = [x / max(a, 0.1) + k * noise for k in (-3, 0, 3)]
+    moments = [quad(lambda z, k=k: z**k * density(z), -6, 6, points=near, limit=500)[0] for k in range(3)]
+    mean, variance = law.given(torch.tensor([x]), at)
+    assert float(mean) == pytest.approx(moments[1] / moments[0], abs=2e-3)
+    assert float(variance) == pytest.approx(moments[2] / moments[0] - (moments[1] / moments[0]) ** 2, abs=2e-3)
+
+
+@pytest.mark.parametrize("n", [1, 9, 30, 2000])
+def test_mean_and_variance_are_the_peoples_own(n: int) -> None:
+    x = flat(n) + 0.5
+    law = Law.of(x)
+    if n == 1:
+        assert law == Law()
+        return
+    centres, widths = np.array(law.centres), np.array(law.widths)
+    assert centres.mean() == pytest.approx(x.mean()) and (centres**2 + widths**2).mean() == pytest.approx((x**2).mean())
+
+
+def test_tied_scores_are_no_trouble() -> None:
+    law = Law.of(np.repeat([-1.0, 1.0], 50))
+    mean, variance = law.given(torch.tensor([0.9, 0.0]), torch.tensor([0.0, torch.inf]))
+    assert float(mean[0]) == pytest.approx(0.9) and abs(float(mean[1])) < 1e-4
+    assert float(variance[1]) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_an_untrained_network_draws_the_cohort() -> None:
+    """Its heads silenced, numbers drawn from nothing are spread as in the cohort: here flat, which no normal law is."""
+    ages = np.random.default_rng(1).uniform(20, 90, 3000)
+    schema = mv.Schema([mv.Continuous("age", "years")])
+    schema = schema.fit(pd.DataFrame({"age": ages}))
+    denoiser = make_denoiser(schema, NetSettings(widths=(8,), token_width=16), MixtureTimes())
+    for parameter in denoiser.net.tokens.heads.parameters():
+        parameter.data.zero_()
+    drawn = schema.scalar("age").decode(draw_facts(denoiser, schema, {}, ["age"], 4000)["age"][0])
+    assert kstest(drawn, "uniform", (20, 70)).statistic < 0.03
+    assert drawn.std() == pytest.approx(ages.std(), rel=0.03)
