@@ -1,0 +1,44 @@
+"""Makes the packaged model of a finished run's last averaged weights, in float16.
+
+    python bench/package.py MODEL
+
+The last and not the best by held-out people: a run that goes on from another under a new seed holds out people whom the
+first run trained on. For the same reason what is usual of a scan (see `surprise`) is taken from fresh phantoms.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from images import scans
+
+import metavoxel as mv
+from metavoxel.build import MAX_USUAL
+from metavoxel.checkpoint import read_tensors
+from metavoxel.data import phantom
+from metavoxel.surprise import Usual, features
+
+SEED = 77_010
+PACKAGED = Path(mv.__file__).parent / "packaged" / "phantom"
+
+
+def main() -> None:
+    run = Path(sys.argv[1])
+    model = mv.load(run)
+    tensors, _ = read_tensors(run / "training" / "joint.safetensors")
+    mine = {name.removeprefix("average/"): x for name, x in tensors.items() if name.startswith("average/")}
+    model.denoiser.load_state_dict(mine)
+    image = model.first_image()
+    fresh = torch.from_numpy(scans(phantom.subjects(MAX_USUAL, SEED), SEED, image))
+    with torch.no_grad():
+        parts = [features(model.denoiser, image, model.codecs[image.name].encode(part)) for part in fresh.split(64)]
+    model.summary["usual"] = {image.name: Usual.of(torch.cat(parts)).to_dict()}
+    last = json.loads((run / "training" / "metrics.jsonl").read_text().splitlines()[-1])
+    judged = {name.removeprefix("validation_"): x for name, x in last.items() if name.startswith("validation_")}
+    model.summary["validation"] = {**judged, "step": last["step"]}
+    model.save(PACKAGED, half=True)
+
+
+if __name__ == "__main__":
+    main()
