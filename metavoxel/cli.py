@@ -96,6 +96,9 @@ def train(
         str | None, typer.Option(help="Where a table's scans lie: scans/{participant_id}_{modality}.nii.gz")
     ] = None,
     cache: Annotated[Path | None, typer.Option(help="Keep resampled scans here between runs.")] = None,
+    exclude: Annotated[
+        str | None, typer.Option(help="People to leave out, sub-01,sub-07, or a file with one a line.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Overrides the config's seed.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: a GPU if there is one.")] = None,
 ) -> None:
@@ -106,11 +109,14 @@ def train(
     from metavoxel.config import preset as named
     from metavoxel.config import read_config
     from metavoxel.data.cohort import read_cohort
+    from metavoxel.data.review import read_names
 
     settings = read_config(config, preset) if config else named(preset)
     if seed is not None:
         settings = replace(settings, seed=seed)
     data = read_cohort(cohort, _names(variables), pattern)
+    if exclude is not None:
+        data = data.exclude(read_names(exclude))
     model = build(data, settings, out, resume=resume, init=init, cache=cache, device=device)
     figures = ", ".join(f"{k} {v:.3f}" for k, v in _validation(model.summary).items())
     say(f"model in {out} (validation: {figures})")
