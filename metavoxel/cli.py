@@ -263,7 +263,7 @@ def main() -> None:
     except TyperException as error:
         _fail(f"{error} (see metavoxel --help)".replace("\n", " "), 2, error)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("stopped; no file is half-written, and a training goes on with --resume", 130)
+        _fail("stopped; no file is half-written, and a training goes on with --resume, a preparation by itself", 130)
     except (MetavoxelError, OSError, MemoryError) as error:
         _fail(str(error).replace("\n", " ") or type(error).__name__, 2, error)
     else:

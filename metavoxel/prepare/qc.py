@@ -24,7 +24,12 @@ LEAST_SIGNAL_TO_NOISE = 5.0
 LEAST_SCANS = 10  # fewer have no spread to stand out from
 OUTLYING = 5.0  # robust standard deviations
 MIRRORED = 4.0
+WORSE = {"brain_volume_ml": 0, "template_overlap": -1, "registration_score": -1, "signal_to_noise": -1}
+"""Measure -> which way is worse; 0: both."""
 MEASURES = ("brain_volume_ml", "template_overlap", "registration_score", "signal_to_noise", "cut_cm2")
+COLUMNS = [
+    "participant_id", "session_id", "scan", "flagged", "reasons", *MEASURES, "outlier_score", "stripped_by", "file",
+]  # fmt: skip
 
 
 def review(out: Path, tasks: Sequence[Task]) -> pd.DataFrame:
@@ -33,13 +38,14 @@ def review(out: Path, tasks: Sequence[Task]) -> pd.DataFrame:
     records = {task: read_record(task.sidecar) for task in ordered}
     unusual, mirrored = _against_cohort(ordered)
     twins = _twins(records)
+    qualities = {task: record["Quality"] for task, record in records.items()}
+    odd = _standing_out(ordered, qualities)
     rows = []
     for task in ordered:
-        found = records[task]["Quality"]
-        scores = _unlike_others(found, [records[t]["Quality"] for t in ordered if t.kind == task.kind])
+        found = qualities[task]
         reasons = [
             *_plain_reasons(found),
-            *(f"{name.replace('_', ' ')} of {found[name]:g} stands out from the cohort" for name in scores),
+            *(f"{name.replace('_', ' ')} of {found[name]:g} stands out from the cohort" for name in odd[task]),
             *([f"the image is unlike the cohort's ({unusual[task]:.1f} deviations)"] if unusual[task] > OUTLYING else []),
             *(["left and right seem to be swapped, judged by the cohort's asymmetry"] if mirrored[task] else []),
             *([f"the same voxels as {', '.join(twins[task])}"] if task in twins else []),
@@ -51,7 +57,7 @@ def review(out: Path, tasks: Sequence[Task]) -> pd.DataFrame:
             "stripped_by": records[task]["Steps"]["BrainExtraction"]["By"],
             "file": task.files["image"].relative_to(out).as_posix(),
         })  # fmt: skip
-    table = pd.DataFrame(rows).sort_values("flagged", ascending=False, kind="stable") if rows else pd.DataFrame()
+    table = pd.DataFrame(rows, columns=COLUMNS).sort_values("flagged", ascending=False, kind="stable")
     with atomic_write(out / "qc.tsv") as file:
         table.to_csv(file, sep="\t", index=False)
     pictures = {task.files["image"].relative_to(out).as_posix(): task.files["picture"] for task in ordered}
@@ -75,17 +81,23 @@ def _plain_reasons(found: dict[str, Any]) -> Iterator[str]:
         yield "the header's sform and qform disagree about the axes; check left and right"
 
 
-def _unlike_others(found: dict[str, Any], others: Sequence[dict[str, Any]]) -> list[str]:
-    """The measures in which a scan is worse or odder than its kind, by robust deviations."""
-    if len(others) < LEAST_SCANS:
-        return []
-    odd = []
-    directions = {"brain_volume_ml": 0, "template_overlap": -1, "registration_score": -1, "signal_to_noise": -1}
-    for name, worse in directions.items():
-        z = float(robust_z(np.array([*(other[name] for other in others), found[name]], dtype=float))[-1])
-        if (worse or np.sign(z)) * z > OUTLYING:
-            odd.append(name)
+def _standing_out(tasks: Sequence[Task], qualities: dict[Task, dict[str, Any]]) -> dict[Task, list[str]]:
+    """For each scan, the measures in which it is worse (brain volume: other) than its kind, by robust deviations."""
+    odd: dict[Task, list[str]] = {task: [] for task in tasks}
+    for group in _kinds(tasks):
+        for name, worse in WORSE.items():
+            for task, z in zip(group, robust_z(np.array([qualities[task][name] for task in group], dtype=float))):
+                if (z * worse if worse else abs(z)) > OUTLYING:
+                    odd[task].append(name)
     return odd
+
+
+def _kinds(tasks: Sequence[Task]) -> list[list[Task]]:
+    """The scans of each kind of which there are enough to compare them."""
+    groups: dict[str, list[Task]] = defaultdict(list)
+    for task in tasks:
+        groups[task.kind].append(task)
+    return [group for group in groups.values() if len(group) >= LEAST_SCANS]
 
 
 def robust_z(values: np.ndarray) -> np.ndarray:
@@ -110,10 +122,7 @@ def _against_cohort(tasks: Sequence[Task]) -> tuple[dict[Task, float], dict[Task
     0 and False where there are fewer than ten to compare with.
     """
     unusual, mirrored = dict.fromkeys(tasks, 0.0), dict.fromkeys(tasks, False)
-    for kind in {task.kind for task in tasks}:
-        group = [task for task in tasks if task.kind == kind]
-        if len(group) < LEAST_SCANS:
-            continue
+    for group in _kinds(tasks):
         images = np.stack([np.load(task.files["thumbnail"], allow_pickle=False) for task in group])
         distance = np.log(_distances(images))
         swapped = _mirrored(images)

@@ -66,7 +66,7 @@ for (const control of [by, find, only]) control.addEventListener('input', show);
 
 def write_page(path: Path, table: pd.DataFrame, pictures: Mapping[str, Path]) -> None:
     """table: qc.tsv's rows, flagged first. pictures: a row's `file` -> its JPEG."""
-    flagged = int((table["flagged"] == "yes").sum()) if len(table) else 0
+    flagged = int((table["flagged"] == "yes").sum())
     choices = [("flagged down", "flagged first"), ("name up", "name")]
     for name, (words, _, _) in SHOWN.items():
         key = name.replace("_", "")

@@ -81,7 +81,7 @@ def prepare_cohort(
                 write_failures(out, outcome)
             progress(len(outcome.kept) + count, len(tasks))
         table = review(out, [*outcome.kept, *outcome.done])
-        outcome.flagged = int((table["flagged"] == "yes").sum()) if len(table) else 0
+        outcome.flagged = int((table["flagged"] == "yes").sum())
     return outcome
 
 
