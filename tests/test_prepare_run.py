@@ -210,8 +210,10 @@ def ramp() -> np.ndarray:
 
 def save(path: Path, array: np.ndarray, affine: np.ndarray | None = None) -> None:
     image = nib.Nifti1Image(array.astype(np.float32), None)
-    image.set_sform(np.diag([2.0, 2, 2, 1]) if affine is None else affine, 1)
-    nib.save(image, path)
+    image.header["sform_code"] = 1
+    for name, row in zip(("srow_x", "srow_y", "srow_z"), np.diag([2.0, 2, 2, 1]) if affine is None else affine):
+        image.header[name] = row
+    path.write_bytes(gzip.compress(image.to_bytes()))
 
 
 def rescaled(path: Path, slope: float) -> None:
@@ -262,7 +264,7 @@ def test_one_bad_scan_does_not_stop_the_others(run, quick, tmp_path):
 
 def test_the_table_is_checked_before_the_work(refused, tmp_path):
     root = cohort(tmp_path / "bids", 2)
-    table = (root / "participants.tsv").read_text()
+    table = (root / "participants.tsv").read_text() + "".join(f"sub-{i}\t{i}\tF\n" for i in range(40, 46))
     for wrong, words in (("640", "640"), ("45 years", "45 years"), ("15000", "days")):
         (root / "participants.tsv").write_text(table.replace("\t31\t", f"\t{wrong}\t"))
         said = refused("prepare", root, tmp_path / "out")

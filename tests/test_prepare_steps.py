@@ -75,7 +75,7 @@ def test_drift_is_found_and_undone():
     field = field_on(estimate_field(volume.array * truth, mask, volume.affine), volume.shape, volume.affine)
     own = field_on(estimate_field(volume.array, mask, volume.affine), volume.shape, volume.affine)
     left = np.log(field / own / truth)[mask]  # the phantom drifts by itself
-    assert np.log(truth)[mask].std() > 0.12
+    assert np.log(truth)[mask].std() > 0.1
     assert left.std() < 0.02
     assert abs(np.log(field)[mask].mean()) < 0.03
 

@@ -6,12 +6,14 @@ import numpy as np
 
 from metavoxel.data.volume import Volume
 from metavoxel.errors import MetavoxelError
+from metavoxel.prepare.threads import one_itk_thread
 
 SHRINK_MM = 4.0  # the drift is smooth: at this spacing N4 takes seconds, and finds the same
 ITERATIONS = (50, 50, 50)
 MIN_VOXELS = 8  # along each axis after shrinking; cubic splines need some room
 
 
+@one_itk_thread()
 def estimate_field(array: np.ndarray, mask: np.ndarray, affine: np.ndarray) -> Volume:
     """The field that multiplies the true intensities, geometric mean 1 over the mask, on a grid of about 4 mm.
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from metavoxel.prepare.resample import around, resample
 from metavoxel.prepare.template import SPACING, Template
+from metavoxel.prepare.threads import one_itk_thread
 
 TILTS_DEGREES = (-36.0, -18.0, 0.0, 18.0, 36.0)  # about each axis
 COARSE_MM, MIDDLE_MM = 8.0, 4.0
@@ -33,10 +34,11 @@ class Registration:
     score: float
 
 
+@one_itk_thread()
 def register(
     array: np.ndarray, mask: np.ndarray, affine: np.ndarray, template: Template, *, affine_too: bool = False, seed: int = 0
 ) -> Registration:
-    """Find where the template's points lie in the scan. The same input and seed give the same bits on one thread.
+    """Find where the template's points lie in the scan. The same input and seed give the same bits.
 
     array (x, y, z): the scan, mask: its brain. affine_too: let scale and shear follow after the rigid optimum.
     """
