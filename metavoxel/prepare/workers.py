@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from multiprocessing import connection, get_context, parent_process
 from typing import Any
 
@@ -49,7 +50,7 @@ def share_out(work: Callable[[Any], None], items: Sequence[Any], jobs: int) -> I
     left = iter(enumerate(items))
     workers: list[_Worker] = []
     try:
-        for position, item in _first(left, min(jobs, len(items))):
+        for position, item in islice(left, jobs):
             workers.append(_Worker(work))
             workers[-1].give(position, item)
         while workers:
@@ -62,22 +63,19 @@ def share_out(work: Callable[[Any], None], items: Sequence[Any], jobs: int) -> I
                 except (EOFError, OSError):
                     worker.process.join()
                     reason = _death(worker.process.exitcode)
-                    worker.stop()
-                    workers[workers.index(worker)] = worker = _Worker(work)
                 following = next(left, None)
-                if following is None:
+                if following is None or not worker.process.is_alive():
                     worker.stop()
                     workers.remove(worker)
-                else:
+                if following is not None:
+                    if worker not in workers:
+                        worker = _Worker(work)
+                        workers.append(worker)
                     worker.give(*following)
                 yield position, reason
     finally:
         for worker in workers:
             worker.stop()
-
-
-def _first(left: Iterator[tuple[int, Any]], n: int) -> list[tuple[int, Any]]:
-    return [next(left) for _ in range(n)]
 
 
 def _death(status: int | None) -> str:
