@@ -32,6 +32,9 @@ bench: $(READY)
 	$(BIN)/python bench/tiny.py --paper
 	$(BIN)/python bench/dedicated.py
 	$(BIN)/python bench/real_brains.py
+	$(BIN)/python bench/prepare.py speed
+	$(BIN)/python bench/prepare.py speed --spacing 1
+	$(BIN)/python bench/prepare.py accuracy
 	$(BIN)/python bench/calibration.py
 	$(BIN)/python bench/surprise.py
 	$(BIN)/python bench/changes.py

@@ -20,8 +20,8 @@ from sklearn.pipeline import make_pipeline
 
 import metavoxel as mv
 from metavoxel.data import phantom
+from metavoxel.data.conform import conform
 from metavoxel.data.phantom_render import render
-from metavoxel.data.prepare import conform
 from metavoxel.data.volume import Volume
 from metavoxel.demo import calibrated_ruler
 from metavoxel.diffusion import Given, sample

@@ -1,4 +1,4 @@
-"""The commands. Exit status 0, or 2 with one line that says what is wrong, where, and what to do."""
+"""The commands. Exit status 0, or 2 with one line that says what is wrong, where, and what to do; 1 where a part failed."""
 
 import itertools
 import math
@@ -13,7 +13,8 @@ from rich.table import Table
 from typer.exceptions import TyperException
 
 from metavoxel.errors import MetavoxelError
-from metavoxel.progress import one_bar
+from metavoxel.prepare.commands import prepare, restore
+from metavoxel.progress import one_bar, say
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -75,7 +76,11 @@ def phantom(
             out, n, seed=seed, diagnosis=diagnosis, shape=(size[0], size[1], size[2]), spacing=spacing,
             missing=missing, on_progress=lambda done: report(done, n),
         )  # fmt: skip
-    _say(f"{n} subjects in {out}; exact posteriors in {out / 'derivatives/phantom/posterior.tsv'}")
+    say(f"{n} subjects in {out}; exact posteriors in {out / 'derivatives/phantom/posterior.tsv'}")
+
+
+app.command()(prepare)
+app.command()(restore)
 
 
 @app.command()
@@ -91,6 +96,9 @@ def train(
         str | None, typer.Option(help="Where a table's scans lie: scans/{participant_id}_{modality}.nii.gz")
     ] = None,
     cache: Annotated[Path | None, typer.Option(help="Keep resampled scans here between runs.")] = None,
+    exclude: Annotated[
+        str | None, typer.Option(help="People to leave out, sub-01,sub-07, or a file with one a line.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Overrides the config's seed.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: a GPU if there is one.")] = None,
 ) -> None:
@@ -101,14 +109,17 @@ def train(
     from metavoxel.config import preset as named
     from metavoxel.config import read_config
     from metavoxel.data.cohort import read_cohort
+    from metavoxel.data.review import read_names
 
     settings = read_config(config, preset) if config else named(preset)
     if seed is not None:
         settings = replace(settings, seed=seed)
     data = read_cohort(cohort, _names(variables), pattern)
+    if exclude is not None:
+        data = data.exclude(read_names(exclude))
     model = build(data, settings, out, resume=resume, init=init, cache=cache, device=device)
     figures = ", ".join(f"{k} {v:.3f}" for k, v in _validation(model.summary).items())
-    _say(f"model in {out} (validation: {figures})")
+    say(f"model in {out} (validation: {figures})")
 
 
 @app.command()
@@ -137,7 +148,7 @@ def predict(
     with atomic_write(out) as file:
         table.to_csv(file, index=False, float_format="%.6g")
     write_json(out.with_suffix(".json"), _sidecar(loaded.schema, list(table.columns)))
-    _say(f"{len(table)} rows in {out}")
+    say(f"{len(table)} rows in {out}")
 
 
 @app.command()
@@ -168,7 +179,7 @@ def sample(
     for image in loaded.schema.images:
         if image.name in draws.values:
             save_mosaic(out / f"{image.name}.png", draws[image.name], draws.frame(), image.spacing)
-    _say(f"{n} draws in {out}")
+    say(f"{n} draws in {out}")
 
 
 @app.command()
@@ -193,7 +204,7 @@ def inpaint(
         filled = fill(loaded, scan, mask, n, _values(given, "inpaint"), image, seed, steps, report)
     filled.save(out)
     save_completions(out / f"{filled.name}.png", filled)
-    _say(f"{n} completions in {out}")
+    say(f"{n} completions in {out}")
 
 
 @app.command()
@@ -219,7 +230,7 @@ def counterfactual(
         made = change(loaded, scan, _changes(changes), own, image, steps, report)
     made.save(out)
     save_series(out / f"{made.name}.png", made)
-    _say(f"{len(made)} changed scans in {out}")
+    say(f"{len(made)} changed scans in {out}")
 
 
 @app.command()
@@ -248,13 +259,15 @@ def inspect(model: ModelArg) -> None:
 def main() -> None:
     """Entry point: turns the user's mistakes into one line and status 2."""
     try:
-        app(standalone_mode=False)
+        status = app(standalone_mode=False)
     except TyperException as error:
         _fail(f"{error} (see metavoxel --help)".replace("\n", " "), 2, error)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("stopped; no file is half-written, and a training goes on with --resume", 130)
+        _fail("stopped; no file is half-written, and a training goes on with --resume, a preparation by itself", 130)
     except (MetavoxelError, OSError, MemoryError) as error:
         _fail(str(error).replace("\n", " ") or type(error).__name__, 2, error)
+    else:
+        sys.exit(status if isinstance(status, int) else 0)
 
 
 def _fail(message: str, status: int, error: BaseException | None = None) -> None:
@@ -343,10 +356,6 @@ def _sidecar(schema: Any, columns: list[str]) -> dict[str, dict[str, object]]:
 
 def _validation(summary: dict[str, Any]) -> dict[str, float]:
     return summary["validation"]
-
-
-def _say(line: str) -> None:
-    Console(stderr=True).print(line, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

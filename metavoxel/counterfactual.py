@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from metavoxel.clocks import alpha, sigma
-from metavoxel.data.prepare import Geometry, conform, restore_change
+from metavoxel.data.conform import Geometry, conform, restore_change
 from metavoxel.data.volume import Volume, read_volume, write_series, write_volume
 from metavoxel.diffusion import Given
 from metavoxel.errors import MetavoxelError

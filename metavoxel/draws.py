@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from metavoxel.data.prepare import Geometry, restore
+from metavoxel.data.conform import Geometry, restore
 from metavoxel.data.volume import Volume, write_volume
 from metavoxel.errors import MetavoxelError
 from metavoxel.files import atomic_write, make_folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,3 +55,29 @@ def make_folder(folder: str | os.PathLike[str]) -> Path:
     except OSError as error:
         raise MetavoxelError(f"{folder}: cannot be made ({error.strerror}); choose another folder") from error
     return folder
+
+
+@contextmanager
+def only_one(path: Path, doing: str) -> Iterator[None]:
+    """Hold a lock on the file `path` for the block; the system frees it when the process ends, however it ends.
+
+    Raises MetavoxelError that says who holds it (`doing`: "preparing into OUT") when another process does.
+    """
+    import fcntl
+
+    try:
+        handle = path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise _write_error(path, error) from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            handle.seek(0)
+            who = handle.read().strip() or "another process"
+            raise MetavoxelError(f"{who} is {doing} already; wait for it, or choose another folder") from error
+        handle.truncate(0)
+        handle.write(f"process {os.getpid()} on {platform.node()}\n")
+        handle.flush()
+        yield
+        handle.truncate(0)

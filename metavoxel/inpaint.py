@@ -17,7 +17,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.linalg import cg
 from torch import Tensor
 
-from metavoxel.data.prepare import Conformed, conform, grid_mask, restore
+from metavoxel.data.conform import Conformed, conform, grid_mask, restore
 from metavoxel.data.volume import Volume, read_volume, write_volume
 from metavoxel.diffusion import Given
 from metavoxel.draws import Draws

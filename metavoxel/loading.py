@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from metavoxel.data.cohort import Cohort
-from metavoxel.data.prepare import Conformed, Grid, conform
+from metavoxel.data.conform import Conformed, Grid, conform
 from metavoxel.data.volume import read_volume
 from metavoxel.errors import MetavoxelError
 from metavoxel.schema import Image

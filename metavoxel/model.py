@@ -14,7 +14,7 @@ from metavoxel.answers import batches, tabulate
 from metavoxel.config import Config, from_dict, to_dict
 from metavoxel.consistency import contradictions
 from metavoxel.data.cohort import Cohort, read_cohort
-from metavoxel.data.prepare import Geometry
+from metavoxel.data.conform import Geometry
 from metavoxel.denoiser import LearnedDenoiser, make_denoiser
 from metavoxel.diffusion import Given
 from metavoxel.draws import Draws

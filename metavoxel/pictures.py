@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from metavoxel.data.prepare import to_ras
+from metavoxel.data.conform import to_ras
 from metavoxel.data.volume import Volume
 from metavoxel.errors import MetavoxelError
 from metavoxel.files import atomic_write

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from metavoxel.data.prepare import Geometry
+from metavoxel.data.conform import Geometry
 from metavoxel.denoiser import LearnedDenoiser
 from metavoxel.diffusion import Denoiser, Given, encode_once, expect, sample
 from metavoxel.draws import Draws, merge

@@ -21,3 +21,8 @@ def one_bar(label: str, quiet: bool = False) -> Iterator[Callable[[int, int], No
     with progress_bar(quiet) as bars:
         task = bars.add_task(label, total=None, note="", visible=False)
         yield lambda done, total: bars.update(task, completed=min(done, total), total=total, visible=True)
+
+
+def say(line: str) -> None:
+    """A line for the person, beside the results."""
+    Console(stderr=True).print(line, highlight=False, soft_wrap=True, markup=False)

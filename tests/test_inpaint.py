@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import metavoxel as mv
-from metavoxel.data.prepare import Grid, conform
+from metavoxel.data.conform import Grid, conform
 from metavoxel.data.volume import Volume, read_volume, write_volume
 from metavoxel.inpaint import inpaint, on_entries, seamless, without
 from metavoxel.schema import Latent

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from metavoxel.data.prepare import Conformed, Geometry, Grid, conform, grid_mask, restore, restore_mask
+from metavoxel.data.conform import Conformed, Geometry, Grid, conform, grid_mask, restore, restore_mask
 from metavoxel.data.volume import Volume, atomic_write, read_volume, write_volume
 from metavoxel.errors import MetavoxelError
 

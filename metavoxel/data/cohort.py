@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from metavoxel.data import scans as scan_files
+from metavoxel.data.review import flagged_notes
 from metavoxel.data.scans import Found, Session
 from metavoxel.data.table import (
     IDENTIFIERS,
@@ -74,6 +75,26 @@ class Cohort:
             table=self.table.iloc[positions].reset_index(drop=True),
             scans={name: [paths[i] for i in positions] for name, paths in self.scans.items()},
         )
+
+    def exclude(self, names: Sequence[str]) -> Cohort:
+        """Without these people ("sub-01" or "01") or sessions ("sub-01 ses-2"); a note tells who was left out.
+
+        Raises MetavoxelError on a name that is not there, so that a slip of the pen leaves nobody in.
+        """
+        person = self.table["participant_id"].map(bare_id)
+        session = self.table["session_id"].fillna("") if "session_id" in self.table else pd.Series("", person.index)
+        session = session.astype(str).str.removeprefix("ses-")
+        out = np.zeros(len(self), dtype=bool)
+        for name in names:
+            who, _, when = name.partition(" ")
+            rows = (person == bare_id(who)) & ((session == when.strip().removeprefix("ses-")) | (when == ""))
+            if not rows.any():
+                raise MetavoxelError(f"--exclude {name}: no such row in {self.root}; write ids as in its table")
+            out |= rows.to_numpy()
+        if out.all():
+            raise MetavoxelError(f"--exclude leaves nobody of {self.root}; exclude fewer")
+        note = f"{int(out.sum())} rows left out by --exclude: {', '.join(names)}"
+        return replace(self.subset(np.flatnonzero(~out)), notes=[*self.notes, note])
 
     def split(self, fractions: Sequence[float], seed: int = 0, stratify: Sequence[str] = ()) -> list[Cohort]:
         """Share the people out at random, one cohort for each of `fractions` (sum 1); nobody is in two of them.
@@ -163,6 +184,7 @@ def read_cohort(
     for name, paths in images.items():
         if gaps := sum(p is None for p in paths):
             notes.append(f"{gaps} of {len(table)} rows have no {name}")
+    notes += flagged_notes(root)
     sidecar = {new: sidecar[old] for new, old in wanted.items() if old in sidecar}
     return _settled(pd.DataFrame(cells), images, sidecar, root, notes)
 

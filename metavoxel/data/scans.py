@@ -11,7 +11,7 @@ from metavoxel.data.table import bare_id
 from metavoxel.data.volume import is_scan_name, scan_stem
 from metavoxel.errors import MetavoxelError
 
-NOT_SCANS = ("mask", "dseg", "probseg")  # suffixes of files beside a scan that are no scan
+NOT_SCANS = ("mask", "dseg", "probseg", "biasfield")  # suffixes of files beside a scan that are no scan
 
 Session = tuple[str, str]  # participant without "sub-", session without "ses-" ("" when there is none)
 Found = dict[Session, dict[str, Path]]  # the scans of each session, by BIDS label: T1w, ce-gadolinium_T1w

@@ -20,6 +20,7 @@ from metavoxel.errors import MetavoxelError
 from metavoxel.files import atomic_write
 
 SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh")
+GZIP_BEST = 1032  # bytes that one byte of a gzip file can stand for, at most
 SPACING_LIMITS_MM = (0.01, 50.0)  # outside of these a header is in other units, or broken
 
 
@@ -67,6 +68,7 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
         kind = "complex" if dtype.kind == "c" else "RGB" if dtype.fields else str(dtype)
         raise MetavoxelError(f"{path}: voxels are {kind}, not single real numbers; save one channel (or the magnitude)")
     shape = _squeezed(path, image.shape)
+    _check_size(path, int(np.prod(shape, dtype=object)) * dtype.itemsize)
     with _reading(path), np.errstate(over="ignore", invalid="ignore"):
         array = np.ascontiguousarray(image.get_fdata(dtype=np.float32, caching="unchanged").reshape(shape))
     bad = int(array.size - np.isfinite(array).sum())
@@ -150,6 +152,15 @@ def _reading(path: Path) -> Iterator[None]:
         raise MetavoxelError(truncated if cut else f"{path}: not a NIfTI or MGH image inside; {fix}") from error
     except (OSError, ValueError) as error:  # "Expected 1000 bytes, got 700"; a shape that does not fit the bytes
         raise MetavoxelError(truncated) from error
+
+
+def _check_size(path: Path, promised: int) -> None:
+    """Refuse a file that cannot hold the bytes its header promises, before memory is taken for them."""
+    compressed = path.name.lower().endswith(("gz", ".mgz"))
+    most = path.stat().st_size * (GZIP_BEST if compressed else 1)
+    if promised > most:
+        raise MetavoxelError(f"{path}: the file is truncated or corrupt (too small for its size in voxels); "
+                             "copy or download it again")  # fmt: skip
 
 
 def _squeezed(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:

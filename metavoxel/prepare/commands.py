@@ -1,0 +1,65 @@
+"""The commands prepare and restore. Heavy imports stay inside, so that `metavoxel --help` is quick."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from metavoxel.errors import MetavoxelError
+from metavoxel.progress import one_bar, say
+
+
+def prepare(
+    cohort: Annotated[str, typer.Argument(help="BIDS folder, or a table (.tsv, .csv, .xlsx), of raw scans.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the prepared cohort; a stopped run there is gone on with.")],
+    strip: Annotated[
+        str, typer.Option(help="How brains are found: auto, none (already stripped), mask (yours), hd-bet.")
+    ] = "auto",
+    registration: Annotated[str, typer.Option(help="rigid (keeps the head's size) or affine.")] = "rigid",
+    spacing: Annotated[float, typer.Option(help="Voxel size of the result, mm.")] = 1.0,
+    variables: Annotated[str | None, typer.Option(help="Scans and columns to take, e.g. T1w,age,sex=gender.")] = None,
+    pattern: Annotated[
+        str | None, typer.Option(help="Where a table's scans lie: scans/{participant_id}_{modality}.nii.gz")
+    ] = None,
+    masks: Annotated[
+        str | None, typer.Option(help="Where brain masks lie: masks/{participant_id}.nii.gz; default: derivatives/.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Scans at a time, each in a process of one thread.")] = 1,
+    seed: Annotated[int, typer.Option(help="Same seed, same machine, same result.")] = 0,
+) -> None:
+    """Makes model-ready brains of raw scans: strips, corrects the bias field, aligns with MNI152, checks quality."""
+    from metavoxel.data.cohort import read_cohort
+    from metavoxel.prepare.run import prepare_cohort
+    from metavoxel.prepare.task import Settings
+
+    settings = Settings(strip, registration, spacing, seed)
+    names = None if variables is None else [name.strip() for name in variables.split(",") if name.strip()]
+    data = read_cohort(cohort, names, pattern)
+    with one_bar("prepare") as report:
+        outcome = prepare_cohort(data, out, settings, jobs=jobs, masks=masks, progress=report)
+    for note in [*data.notes, *outcome.notes]:
+        say(note)
+    ready = len(outcome.done) + len(outcome.kept)
+    earlier = f" ({len(outcome.kept)} from an earlier run)" if outcome.kept else ""
+    if ready:
+        say(f"{ready} scans in {out}{earlier}, {outcome.flagged} of them flagged; look at {out / 'qc.html'}")
+    if outcome.failed:
+        _, reason = outcome.failed[0]
+        failed = f"{len(outcome.failed)} scans failed, the reasons are in {out / 'failures.tsv'}; the first: {reason}"
+        if not ready:
+            raise MetavoxelError(failed)
+        say(failed)
+        raise typer.Exit(1)
+
+
+def restore(
+    result: Annotated[Path, typer.Argument(help="An image or mask in MNI space: a prepared scan, or one made from it.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="File to write, on the voxels of the raw scan.")],
+    of: Annotated[Path | None, typer.Option(help="The prepared scan that RESULT belongs to; default: RESULT.")] = None,
+    labels: Annotated[bool, typer.Option("--labels", help="Whole numbers: do not interpolate, keep their values.")] = False,
+) -> None:
+    """Carries a result back to the voxels and the intensities of the raw scan."""
+    from metavoxel.prepare.restore import restore_scan
+
+    restore_scan(result, out, of, labels=labels)
+    say(f"{out}")
