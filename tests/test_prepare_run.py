@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -106,13 +107,23 @@ def test_images_masks_and_records(prepared):
     assert np.linalg.norm(((from_file - truth) @ points)[:3], axis=0).max() < 1.5
 
 
-def test_a_result_trains_and_exclude_leaves_out(run, prepared, tmp_path, raw, quick):
+def test_a_result_trains_and_exclude_leaves_out(run, prepared, tmp_path):
+    more = tmp_path / "more"  # people enough to train on
+    shutil.copytree(prepared, more)
+    for person in ("sub-03", "sub-04", "sub-05"):
+        scan_of(more, person).parent.mkdir(parents=True)
+        shutil.copy(scan_of(more), scan_of(more, person))
+    rows = [f"sub-{i:02d}\t{30 + 7 * i}\t{'FM'[i % 2]}\n" for i in range(1, 6)]
+    (more / "participants.tsv").write_text("participant_id\tage\tsex\n" + "".join(rows))
+    table = (more / "qc.tsv").read_text().replace("\tno\tn/a\t", "\tyes\tis odd\t", 1)
+    (more / "qc.tsv").write_text(table)
     config = tmp_path / "c.yaml"
-    config.write_text("validation: 0.5\njoint: {steps: 2, batch: 2, validate_every: 1}\n")
-    status, error = run("train", prepared, "-o", tmp_path / "m", "--config", config)
+    config.write_text("joint: {steps: 2, batch: 2, validate_every: 1}\n")
+    status, error = run("train", more, "-o", tmp_path / "m", "--config", config, "--exclude", "sub-05")
     assert status == 0, error
+    assert "1 of 2 scans are flagged, and used unless left out by --exclude: sub-01 (is odd)" in error
+    assert "1 rows left out by --exclude: sub-05" in error and "4 people, 4 rows" in error
     assert "no such row" in run("train", prepared, "-o", tmp_path / "n", "--exclude", "sub-1")[1]
-    (tmp_path / "out.txt").write_text("sub-01  # moved\n\n")
     data = mv.read_cohort(prepared).exclude(["sub-01"])
     assert data.participants == ["sub-02"] and "1 rows left out by --exclude: sub-01" in data.notes
     assert "leaves nobody" in run("train", prepared, "-o", tmp_path / "n", "--exclude", "01,02")[1]
