@@ -68,8 +68,7 @@ def test_coarser_grids_average():
 # --- bias
 
 
-def test_drift_is_found_and_undone(monkeypatch):
-    monkeypatch.setattr("metavoxel.prepare.bias.ITERATIONS", (20, 20))
+def test_drift_is_found_and_undone():
     volume = head()
     mask = brain(volume)
     truth = np.broadcast_to(np.linspace(0.7, 1.4, volume.shape[0])[:, None, None], volume.shape)
