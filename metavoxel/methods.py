@@ -12,6 +12,7 @@ from typing import Literal, get_args
 
 from metavoxel.diffusion import Coverage, Denoiser, Given, sample, tied
 from metavoxel.errors import MetavoxelError
+from metavoxel.processes import Discrete
 from metavoxel.schema import Image, Schema, State
 from metavoxel.solvers import ANCESTRAL, DDIM, DPM2M, Solver
 from metavoxel.times import Plan, even_plan, facts_plan, repaint_plan
@@ -52,7 +53,8 @@ def walk(
 ) -> Walk:
     """The walk that answers a question by a method (default: direct where training allows it, else replacement).
 
-    steps: from noise to data; direct has a default of SCALAR_STEPS where no image is walked, all else of IMAGE_STEPS.
+    steps: from noise to data; direct has a default of SCALAR_STEPS where no image is walked (1 for a class alone), all else
+    of IMAGE_STEPS.
     jump, repeats: of repaint; every stretch of `jump` steps is walked `repeats` times. Default JUMP and REPEATS.
     Raises MetavoxelError for an unknown method and for options that it has no use for.
     """
@@ -70,7 +72,7 @@ def walk(
         want = list(dict.fromkeys([*want, *unknown]))
     if method == "direct":
         draws_images = any(isinstance(schema[name], Image) for name in want)
-        plan = even_plan(steps or IMAGE_STEPS) if draws_images else facts_plan(steps or SCALAR_STEPS)
+        plan = even_plan(steps or IMAGE_STEPS) if draws_images else plan_of_facts(schema, want, steps)
         return Walk(known, want, plan, DPM2M)
     known = {name: replace(value, level=tied) for name, value in known.items()}
     steps = steps or IMAGE_STEPS
@@ -79,6 +81,13 @@ def walk(
     # going back adds fresh noise, which a deterministic way down keeps too much of: with an exact denoiser DDIM leaves
     # 1.2 to 2.8 times the error of ancestral steps
     return Walk(known, want, repaint_plan(steps, jump or JUMP, repeats or REPEATS), ANCESTRAL)
+
+
+def plan_of_facts(schema: Schema, want: Sequence[str], steps: int | None = None) -> Plan:
+    """steps: default SCALAR_STEPS; but a class that is wanted alone is drawn in one, since what the network says of it at
+    level 1 is its law already."""
+    alone = len(want) == 1 and isinstance(schema[want[0]].process, Discrete)
+    return even_plan(1) if alone and steps is None else facts_plan(steps or SCALAR_STEPS)
 
 
 def draw_facts(
@@ -93,4 +102,5 @@ def draw_facts(
     first_row: int = 0,
 ) -> State:
     """`sample` of numbers and classes by the direct method's plan and solver: (rows, n) each."""
-    return sample(denoiser, schema, given, want, n, facts_plan(steps or SCALAR_STEPS), DPM2M, seed, first_row=first_row)
+    plan = plan_of_facts(schema, want, steps)
+    return sample(denoiser, schema, given, want, n, plan, DPM2M, seed, first_row=first_row)

@@ -58,6 +58,9 @@ def test_a_method_is_a_choice_of_levels_plan_and_solver() -> None:
     direct = walk(SCHEMA, SEPARATE, {"scan": SCAN}, ["score"])
     assert direct.given == {"scan": SCAN} and direct.want == ["score"]
     assert (direct.plan, direct.solver) == (facts_plan(SCALAR_STEPS), DPM2M)
+    assert walk(SCHEMA, SEPARATE, {"scan": SCAN}, ["diagnosis"]).plan == even_plan(1)
+    assert walk(SCHEMA, SEPARATE, {"scan": SCAN}, ["diagnosis"], steps=9).plan == facts_plan(9)
+    assert walk(SCHEMA, SEPARATE, {"scan": SCAN}, ["diagnosis", "score"]).plan == facts_plan(SCALAR_STEPS)
     image = walk(SCHEMA, SEPARATE, {"scan": HALF}, ["scan"], steps=7)
     assert (image.plan, image.solver) == (even_plan(7), DPM2M)
 
