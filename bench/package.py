@@ -17,10 +17,10 @@ import metavoxel as mv
 from metavoxel.build import MAX_USUAL
 from metavoxel.checkpoint import read_tensors
 from metavoxel.data import phantom
+from metavoxel.model import PACKAGED
 from metavoxel.surprise import Usual, features
 
 SEED = 77_010
-PACKAGED = Path(mv.__file__).parent / "packaged" / "phantom"
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
     last = json.loads((run / "training" / "metrics.jsonl").read_text().splitlines()[-1])
     judged = {name.removeprefix("validation_"): x for name, x in last.items() if name.startswith("validation_")}
     model.summary["validation"] = {**judged, "step": last["step"]}
-    model.save(PACKAGED, half=True)
+    model.save(PACKAGED / "phantom", half=True)
 
 
 if __name__ == "__main__":

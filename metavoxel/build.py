@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
@@ -26,7 +25,7 @@ from metavoxel.loading import ImageStack, load_images
 from metavoxel.model import MetaVoxel, load
 from metavoxel.nets.autoencoder import Autoencoder
 from metavoxel.noise import Noise
-from metavoxel.progress import one_bar
+from metavoxel.progress import one_bar, say
 from metavoxel.schema import Categorical, Continuous, Image, Observed, Ordinal, Schema, State, Times, Variable
 from metavoxel.surprise import Usual, features
 from metavoxel.times import MixtureTimes, TimesRule
@@ -58,7 +57,9 @@ def train(
     config = preset if isinstance(preset, Config) else preset_config(preset)
     start = load(init, device=device) if init is not None else None
     schema = start.schema if start else infer_schema(cohort, config)
-    _say(quiet, [*cohort.notes, f"{len(cohort.participants)} people, {len(cohort)} rows: {schema}"])
+    if not quiet:
+        for line in (*cohort.notes, f"{len(cohort.participants)} people, {len(cohort)} rows: {schema}"):
+            say(line)
     folder = _claim(Path(out), resume)
     with nullcontext(cache) if cache else tempfile.TemporaryDirectory(dir=folder, prefix="cache-") as scratch:
         stacks = {}
@@ -368,9 +369,3 @@ def _describe(schema: Schema, table: pd.DataFrame, stacks: Mapping[str, ImageSta
             counts = v.encode(cells)[0].bincount(minlength=len(v.levels)).tolist()
             summary[v.name] = {"known": len(cells), "counts": dict(zip(v.levels, counts))}
     return summary
-
-
-def _say(quiet: bool, lines: Sequence[str]) -> None:
-    if not quiet:
-        for line in lines:
-            Console(stderr=True).print(line, highlight=False)

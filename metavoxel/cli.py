@@ -13,6 +13,7 @@ from rich.table import Table
 from typer.exceptions import TyperException
 
 from metavoxel.errors import MetavoxelError
+from metavoxel.options import names
 from metavoxel.prepare.commands import prepare, restore
 from metavoxel.progress import one_bar, say
 
@@ -114,7 +115,7 @@ def train(
     settings = read_config(config, preset) if config else named(preset)
     if seed is not None:
         settings = replace(settings, seed=seed)
-    data = read_cohort(cohort, _names(variables), pattern)
+    data = read_cohort(cohort, names(variables), pattern)
     if exclude is not None:
         data = data.exclude(read_names(exclude))
     model = build(data, settings, out, resume=resume, init=init, cache=cache, device=device)
@@ -144,7 +145,7 @@ def predict(
     one_image = [image.name for image in loaded.schema.images[:1]] if is_scan_name(source) else None
     cohort = read_cohort(source, one_image, pattern)
     with one_bar("predict") as report:
-        table = loaded.predict(cohort, _names(want), _facts(given), draws, seed, report)
+        table = loaded.predict(cohort, names(want), _facts(given), draws, seed, report)
     with atomic_write(out) as file:
         table.to_csv(file, index=False, float_format="%.6g")
     write_json(out.with_suffix(".json"), _sidecar(loaded.schema, list(table.columns)))
@@ -173,7 +174,7 @@ def sample(
 
     loaded = load(model)
     with one_bar("sample") as report:
-        draws = loaded.sample(_values(given, "sample"), _names(want), n, seed, steps, report,
+        draws = loaded.sample(_values(given, "sample"), names(want), n, seed, steps, report,
                               method=method, jump=jump, repeats=repeats, guidance=guidance)  # type: ignore[arg-type]  # fmt: skip
     draws.save(out)
     for image in loaded.schema.images:
@@ -322,10 +323,6 @@ def _series(item: str, text: str) -> list[object]:
     if count < 1:
         raise MetavoxelError(f"--set {item}: the series is empty; its step leads away from {last:g}")
     return [f"{first + number * step:g}" for number in range(count)]
-
-
-def _names(text: str | None) -> list[str] | None:
-    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _numbers(text: str, option: str) -> list[int]:

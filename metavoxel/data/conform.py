@@ -130,8 +130,7 @@ def grid_mask(mask: Volume, record: Conformed | Geometry) -> np.ndarray:
     name, fix = mask.path or "the mask", "draw the mask on the scan, or resample it to the scan"
     if mask.shape != geometry.source_shape:
         raise MetavoxelError(f"{name}: size {mask.shape} differs from the scan's {geometry.source_shape}; {fix}")
-    corners = np.array([[0, 0, 0, 1], [*mask.shape, 1]]).T
-    if not np.allclose(mask.affine @ corners, geometry.source_affine @ corners, atol=0.5 * mask.spacing.min()):
+    if not lie_together(mask.shape, mask.affine, geometry.source_affine, 0.5 * mask.spacing.min()):
         raise MetavoxelError(f"{name}: lies elsewhere than the scan (other affine); {fix}")
     array, affine = to_ras((mask.array != 0).astype(np.float32), mask.affine)
     return _resample(array, np.linalg.inv(affine) @ geometry.grid_affine, geometry.grid_shape)
@@ -166,6 +165,26 @@ def to_ras(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return apply_orientation(array, stored), affine @ inv_ornt_aff(stored, array.shape)
 
 
+def lie_together(shape: tuple[int, ...], one: np.ndarray, other: np.ndarray, within_mm: float) -> bool:
+    """Whether two affines (4, 4) put an array of this shape at the same place of the world."""
+    corners = np.array([[0, 0, 0, 1], [*shape, 1]]).T
+    return np.allclose(one @ corners, other @ corners, atol=within_mm)
+
+
+def largest_piece(mask: np.ndarray) -> np.ndarray:
+    """The largest connected part of a mask (x, y, z), bool; none of one that is empty."""
+    from scipy import ndimage
+
+    labels, n = ndimage.label(mask)
+    return labels == 1 + np.argmax(np.bincount(labels.ravel())[1:]) if n else mask
+
+
+def blur_for(step: np.ndarray | float) -> np.ndarray:
+    """Standard deviation, in input voxels, of the Gaussian that makes the input's point spread, taken as one voxel at half
+    maximum, that of an output whose voxels are `step` as large (Cardoso et al., MICCAI 2015); 0 where it is finer."""
+    return np.sqrt(np.maximum(np.square(step) - 1, 0) / (8 * np.log(2)))
+
+
 def _resample(array: np.ndarray, to_input: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Resample along the axes. `to_input` (4, 4): output index -> input index; its 3 x 3 part is diagonal."""
     for axis, n in enumerate(shape):
@@ -177,9 +196,8 @@ def _resample(array: np.ndarray, to_input: np.ndarray, shape: tuple[int, ...]) -
 def _weights(n_in: int, n_out: int, step: float, start: float) -> np.ndarray:
     """(n_out, n_in) float32: the value at input coordinate `start + step * j`, for each output index j.
 
-    Linear interpolation, after a Gaussian where the output is coarser (step > 1): its width makes the input's point
-    spread, taken as one voxel at half maximum, that of the output (Cardoso et al., MICCAI 2015, "Scale factor point
-    spread function matching"). Each row sums to 1, or to 0 when it lies outside of the input's outermost voxels.
+    Linear interpolation, after a Gaussian where the output is coarser (step > 1; see `blur_for`). Each row sums to 1,
+    or to 0 when it lies outside of the input's outermost voxels.
     """
     x = start + step * np.arange(n_out)
     inside = (x >= -0.5) & (x <= n_in - 0.5)
@@ -188,8 +206,7 @@ def _weights(n_in: int, n_out: int, step: float, start: float) -> np.ndarray:
     linear = np.clip(1 - np.abs(x[:, None] - index), 0, None) * inside[:, None]
     if step <= 1:
         return linear.astype(np.float32)
-    sigma = np.sqrt((step**2 - 1) / (8 * np.log(2)))
-    blur = np.exp(-0.5 * ((index[:, None] - index) / sigma) ** 2)
+    blur = np.exp(-0.5 * ((index[:, None] - index) / blur_for(step)) ** 2)
     return (linear @ (blur / blur.sum(axis=1, keepdims=True))).astype(np.float32)
 
 
@@ -202,8 +219,7 @@ def _landmarks(array: np.ndarray, spacing: np.ndarray) -> tuple[np.ndarray, floa
     if coarse.min() == coarse.max():  # something tiny in an empty field
         coarse, step = array, np.ones(3, dtype=int)
     threshold = _otsu(coarse)
-    labels, _ = ndimage.label(coarse > threshold)
-    head = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
+    head = largest_piece(coarse > threshold)
     offset = float(np.median(coarse[coarse <= threshold]))
     bright = float(np.percentile(coarse[head], BRIGHT_PERCENTILE))
     # Skull, sinuses and ventricles are dark: close them, so that the centre is that of the head and not of its fat.

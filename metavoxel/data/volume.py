@@ -110,7 +110,7 @@ def _nifti(array: np.ndarray, affine: np.ndarray) -> bytes:
 
 
 def _write(content: bytes, path: Path) -> None:
-    if path.name.lower().endswith(("gz", ".mgz")):
+    if path.name.lower().endswith("gz"):
         content = gzip.compress(content, compresslevel=1, mtime=0)  # no time stamp: the same scan gives the same bytes
     with atomic_write(path, "wb") as handle:
         handle.write(content)
@@ -156,7 +156,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 def _check_size(path: Path, promised: int) -> None:
     """Refuse a file that cannot hold the bytes its header promises, before memory is taken for them."""
-    compressed = path.name.lower().endswith(("gz", ".mgz"))
+    compressed = path.name.lower().endswith("gz")
     most = path.stat().st_size * (GZIP_BEST if compressed else 1)
     if promised > most:
         raise MetavoxelError(f"{path}: the file is truncated or corrupt (too small for its size in voxels); "

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from metavoxel.errors import MetavoxelError
+from metavoxel.options import names
 from metavoxel.progress import one_bar, say
 
 
@@ -33,8 +34,7 @@ def prepare(
     from metavoxel.prepare.task import Settings
 
     settings = Settings(strip, registration, spacing, seed)
-    names = None if variables is None else [name.strip() for name in variables.split(",") if name.strip()]
-    data = read_cohort(cohort, names, pattern)
+    data = read_cohort(cohort, names(variables), pattern)
     with one_bar("prepare") as report:
         outcome = prepare_cohort(data, out, settings, jobs=jobs, masks=masks, progress=report)
     for note in [*data.notes, *outcome.notes]:

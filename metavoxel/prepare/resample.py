@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from metavoxel.data.conform import blur_for
+
 
 def resample(
     array: np.ndarray,
@@ -16,8 +18,8 @@ def resample(
     """float32 `shape`: the scan `array` with `affine` (4, 4), looked up on the grid `target_affine`; 0 outside of it.
 
     `to_source` (4, 4) takes the target's world mm to the scan's; identity when None. order: 0 nearest, 1 linear, 3 cubic
-    B-spline. Along axes where the target is coarser, a Gaussian first makes the scan's point spread that of the target
-    (Cardoso et al., MICCAI 2015); labels (order 0) are not smoothed.
+    B-spline. Along axes where the target is coarser, a Gaussian comes first (see `blur_for`); labels (order 0) are
+    not smoothed.
     """
     from scipy import ndimage
 
@@ -25,7 +27,7 @@ def resample(
     index = np.linalg.inv(affine) @ world
     source = np.asarray(array, dtype=np.float32)
     step = np.linalg.norm(index[:3, :3], axis=1)  # of the target, in voxels along each of the scan's axes
-    sigma = np.sqrt(np.maximum(step**2 - 1, 0) / (8 * np.log(2)))
+    sigma = blur_for(step)
     if order > 0 and sigma.max() > 0.1:
         source = ndimage.gaussian_filter(source, sigma, mode="nearest")
     return ndimage.affine_transform(

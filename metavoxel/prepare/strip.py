@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metavoxel.data.conform import to_ras
+from metavoxel.data.conform import largest_piece, lie_together, to_ras
 from metavoxel.data.volume import Volume, read_volume, write_volume
 from metavoxel.errors import MetavoxelError
 from metavoxel.prepare.resample import resample
@@ -77,10 +77,7 @@ def _one_piece(mask: np.ndarray) -> np.ndarray:
     """The largest connected part, holes filled."""
     from scipy import ndimage
 
-    labels, n = ndimage.label(mask)
-    if n == 0:
-        return mask
-    return ndimage.binary_fill_holes(labels == 1 + np.argmax(np.bincount(labels.ravel())[1:]))
+    return ndimage.binary_fill_holes(largest_piece(mask))
 
 
 def _users_mask(head: Head) -> np.ndarray:
@@ -90,8 +87,7 @@ def _users_mask(head: Head) -> np.ndarray:
         raise MetavoxelError(f"{head.source}: no brain mask for it in {where}; add it there, or give --masks PATTERN")
     volume = read_volume(head.mask)
     array, affine = to_ras(volume.array > 0, volume.affine)
-    corners = np.array([[0, 0, 0, 1], [*head.array.shape, 1]]).T
-    if array.shape == head.array.shape and np.allclose(affine @ corners, head.affine @ corners, atol=0.1):
+    if array.shape == head.array.shape and lie_together(array.shape, affine, head.affine, 0.1):
         return array
     return resample(array.astype(np.float32), affine, head.array.shape, head.affine, order=0) > 0.5
 
