@@ -28,7 +28,7 @@ from metavoxel.diffusion import Given, sample
 from metavoxel.latents import affine_of
 from metavoxel.loading import grid_of
 from metavoxel.solvers import DPM2M
-from metavoxel.times import even_plan
+from metavoxel.times import images_plan
 
 STEPS = (10, 20, 50, 250)
 JUDGES_SEED, REAL_SEED, OTHER_SEED = 77_006, 77_007, 77_008
@@ -59,7 +59,7 @@ def drawn(model: mv.MetaVoxel, people: pd.DataFrame, steps: int) -> np.ndarray:
     for first in range(0, len(people), BATCH):
         some = people.iloc[first : first + BATCH]
         facts = {name: Given(model.schema.scalar(name).encode(some[name])[0]) for name in ("age", "sex")}
-        found = sample(model.denoiser, model.schema, facts, [image.name], 1, even_plan(steps), DPM2M, first_row=first)
+        found = sample(model.denoiser, model.schema, facts, [image.name], 1, images_plan(steps), DPM2M, first_row=first)
         parts.append(model.codecs[image.name].decode(found[image.name].reshape(-1, *image.entry_shape)).numpy())
     return np.concatenate(parts)
 

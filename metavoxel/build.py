@@ -2,7 +2,7 @@
 
 import hashlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -17,22 +17,25 @@ from metavoxel.clocks import CLOCKS
 from metavoxel.config import Config, from_dict
 from metavoxel.config import preset as preset_config
 from metavoxel.data.cohort import Cohort, read_cohort
-from metavoxel.denoiser import JointDenoiser, LearnedDenoiser, make_denoiser, told
+from metavoxel.denoiser import JointDenoiser, LearnedDenoiser, make_denoiser
 from metavoxel.diffusion import joint_loss
 from metavoxel.errors import MetavoxelError
+from metavoxel.image_law import told
 from metavoxel.latents import ImageCodec
 from metavoxel.loading import ImageStack, load_images
 from metavoxel.model import MetaVoxel, load
 from metavoxel.nets.autoencoder import Autoencoder
 from metavoxel.noise import Noise
 from metavoxel.progress import one_bar, say
-from metavoxel.schema import Categorical, Continuous, Image, Observed, Ordinal, Schema, State, Times, Variable
+from metavoxel.schema import Categorical, Continuous, Image, Observed, Ordinal, Schema, State, Times, Variable, full_level
 from metavoxel.surprise import Usual, features
 from metavoxel.times import MixtureTimes, TimesRule
 from metavoxel.training import optimise
 from metavoxel.validation import CHUNK, held_out_figures
 
 MAX_USUAL = 256
+FACTS_ROWS, FACTS_WEIGHT = 512, 0.25
+"""Of a step's questions about people without a scan."""
 VARIANTS = 4
 """Latents are cached for the image as it is and for this many less one augmented copies."""
 
@@ -139,18 +142,19 @@ def fit(
                 image, stack, training[own], validation, config, folder, place, resume, quiet
             )
         codec = ImageCodec(image, autoencoder)
-        sources[image.name] = _Source.make(
-            codec, stack, training[own], facts, config, cache, place, fitted=start is not None, quiet=quiet
-        )
+        latents = None if autoencoder is None else _encode_all(codec, stack, config, cache, place, quiet)
+        sources[image.name] = _Source(codec, stack, latents, config.augment)
+        if not start:
+            sources[image.name].fit(training[own])
     codecs = {name: source.codec for name, source in sources.items()}
     schema = schema.with_latents({name: codec.image.fitted for name, codec in codecs.items()})
     data = _Data(schema, sources, scalars, known, place)
     denoiser = make_denoiser(schema, config.net, config.times).to(place)
     if start:
         denoiser.load_state_dict(start.denoiser.state_dict())
-    for name, source in sources.items():
-        if source.marginal and isinstance(denoiser, JointDenoiser):
-            denoiser.marginals[name].set(*source.marginal)  # type: ignore[operator]
+    if isinstance(denoiser, JointDenoiser):
+        for name, source in sources.items():
+            denoiser.law(name).fit(source.clean, training[source.stack.present[training]], facts)
 
     reading = config.reading if schema.images and schema.scalars else 0
 
@@ -160,7 +164,11 @@ def fit(
         x0, observed = data.batch(rows, noise)
         rule = config.times.reading() if k < reading and isinstance(config.times, MixtureTimes) else config.times
         loss = joint_loss(module, schema, *_questions(schema, x0, observed, config, rule, noise), denoiser.weigh)
-        return loss.total, {name: part.item() for name, part in loss.parts.items()}
+        total = loss.total
+        if k >= reading and rule.separate and schema.images and schema.scalars:
+            questions = _without_images(data, training, rule, config.seed + 2 + k)
+            total = total + FACTS_WEIGHT * joint_loss(module, schema, *questions, denoiser.weigh).total
+        return total, {name: part.item() for name, part in loss.parts.items()}
 
     def validate(module: nn.Module) -> dict[str, float]:
         assert isinstance(module, LearnedDenoiser)
@@ -197,33 +205,37 @@ def _questions(
     return repeat(x0), repeat(observed), times, many
 
 
+def _without_images(data: "_Data", rows: Tensor, rule: TimesRule, seed: int) -> tuple[State, Observed, Times, Noise]:
+    """Questions about people who have no scan, a table's price: a mixture asks them of one row in forty, too seldom to
+    learn how facts hang together without a scan. One row of images, absent, serves all."""
+    schema, noise = data.schema, Noise(seed, torch.arange(FACTS_ROWS, device=data.place))
+    x0, observed = data.facts(rows[noise.integers(len(rows)).cpu()])
+    times = rule.draw(Schema(schema.scalars), observed, noise)
+    for image in schema.images:
+        x0[image.name] = torch.zeros(1, *image.entry_shape, device=data.place)
+        observed[image.name] = torch.zeros(1, dtype=torch.bool, device=data.place)
+        times[image.name] = full_level(image, 1.0, 1, data.place)
+    return x0, observed, times, noise
+
+
 class _Source:
     """A row's image as entries: augmented at every visit, or drawn from variants encoded beforehand."""
 
-    def __init__(
-        self,
-        codec: ImageCodec,
-        stack: ImageStack,
-        latents: np.ndarray | None,
-        augmented: bool,
-        marginal: Sequence[Tensor],
-    ) -> None:
+    def __init__(self, codec: ImageCodec, stack: ImageStack, latents: np.ndarray | None, augmented: bool) -> None:
         self.codec, self.stack, self.latents, self.augmented = codec, stack, latents, augmented
-        self.marginal = marginal
 
-    @classmethod
-    def make(
-        cls, codec: ImageCodec, stack: ImageStack, training: Tensor, facts: Tensor, config: Config, cache: Path | None,
-        place: torch.device, *, fitted: bool, quiet: bool,
-    ) -> "_Source":  # fmt: skip
-        latents = None if codec.autoencoder is None else _encode_all(codec, stack, config, cache, place, quiet)
-        marginal: list[Tensor] = []
-        if not fitted:
-            parts = training.split(CHUNK)
-            raw = ((torch.from_numpy(latents[0][p.numpy()]).float() if latents is not None else stack.rows(p)[:, None],
-                    facts[p]) for p in parts)  # fmt: skip
-            codec, marginal = codec.fit(raw)
-        return cls(codec, stack, latents, config.augment, marginal)
+    def fit(self, rows: Tensor) -> None:
+        """Standardises the codec by these images."""
+        self.codec = self.codec.fit(self._raw, rows)
+
+    def clean(self, rows: Tensor) -> Tensor:
+        """(n, channels, *grid) standardised, as they are, on the CPU."""
+        return self.codec.standardise(self._raw(rows))
+
+    def _raw(self, rows: Tensor) -> Tensor:
+        if self.latents is not None:
+            return torch.from_numpy(self.latents[0][rows.numpy()]).float()
+        return self.stack.rows(rows)[:, None]
 
     def entries(self, rows: Tensor, noise: Noise | None, place: torch.device) -> Tensor:
         """(n, channels, *grid) standardised; with noise, of a randomly changed image."""
@@ -249,9 +261,13 @@ class _Data:
         rows = rows.cpu()
         x0 = {name: source.entries(rows, noise, self.place) for name, source in self.sources.items()}
         observed = {name: source.stack.present[rows].to(self.place) for name, source in self.sources.items()}
-        x0 |= {name: values[rows].to(self.place) for name, values in self.scalars.items()}
-        observed |= {name: known[rows].to(self.place) for name, known in self.known.items()}
-        return x0, observed
+        values, known = self.facts(rows)
+        return x0 | values, observed | known
+
+    def facts(self, rows: Tensor) -> tuple[State, Observed]:
+        """Numbers and classes of these rows."""
+        x0 = {name: values[rows].to(self.place) for name, values in self.scalars.items()}
+        return x0, {name: known[rows].to(self.place) for name, known in self.known.items()}
 
 
 def _usual(

@@ -91,6 +91,19 @@ class Quantile:
         return _piecewise(z, np.array(self.scores), np.array(self.values))
 
 
+@dataclass(frozen=True, config=STRICT)
+class Latent:
+    """Standardisation of what an image's process works on, and its shape. For an identity codec: the voxels themselves."""
+
+    channels: int
+    grid: tuple[int, ...]
+    mean: tuple[float, ...]
+    sd: tuple[float, ...]
+    marginal_variance: float = 1.0
+    factors: int = 0
+    """Of the image's normal law (see `image_law`)."""
+
+
 Scale = Annotated[Standard | Log | Quantile, Field(discriminator="kind")]
 Scaling = Literal["linear", "range", "log", "quantile"]
 FITS: dict[Scaling, Callable[[Array], Standard | Log | Quantile]] = {

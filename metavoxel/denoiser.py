@@ -1,104 +1,26 @@
 """The network as a denoiser: raw outputs -> clean predictions. How it is parameterised is this module's secret.
 
-Images: x_0 = what the entry's own marginal N(m, s^2) says + c_out F, with c_out the sd that this leaves open (EDM's
-preconditioning, Karras et al. 2022, about a mean). m and s are the entry's own, and m moves linearly with the facts, so the
-network starts from the mean brain of such people. At t = 1 the prediction is m + s F, at t = 0 the value itself.
+Images: x_0 = what a normal law of whole images given the facts says (see `image_law`) + c_out F, with c_out the sd that an
+entry by itself leaves open (EDM's preconditioning, Karras et al. 2022, about a mean). So the network starts from brains of
+the sizes and shapes that such people have. At t = 1 the prediction is mean + sd F, at t = 0 the value itself.
 Numbers: x_0 = what their law over people says (see `laws`) - sigma F. For a law N(0, 1) that is the v-parameterisation
 (Salimans and Ho 2022).
 Classes: log p(x_0) = F + log q(x_t | x_0), normalised. The network learns what the rest says about x_0; what the noised
 value itself says enters by Bayes' rule, exactly, for every chain.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
-from metavoxel.clocks import alpha, sigma
+from metavoxel.clocks import sigma
 from metavoxel.diffusion import Coverage, over_marginal
+from metavoxel.image_law import ImageLaw, fact_width, told
 from metavoxel.nets.joint import JointNet, NetSettings, Scan
 from metavoxel.nets.paper import PaperSettings
 from metavoxel.nets.tokens import TokenSpec
 from metavoxel.paper import PaperDenoiser
 from metavoxel.processes import Discrete
-from metavoxel.schema import Categorical, Scalar, Schema, State, Times, Variable
-
-
-@dataclass(frozen=True)
-class Told:
-    """What one scalar says by itself of its facts: (rows, width) each."""
-
-    mean: Tensor
-    """E[fact | x_t], each fact of mean 0 over people; 0 where the scalar is absent."""
-    variance: Tensor
-    chances: Tensor | None = None
-    """A class's p(x_0 | x_t): its facts are not independent, Cov = diag(p) - p p^T."""
-
-    def rows(self, index: Tensor) -> "Told":
-        """Only these rows."""
-        chances = None if self.chances is None else self.chances[index]
-        return Told(self.mean[index], self.variance[index], chances)
-
-
-class Marginal(nn.Module):
-    """Mean and variance of every entry of an image over the training rows: (channels, *grid) each, standardised."""
-
-    mean: Tensor
-    variance: Tensor
-    slopes: Tensor
-    residual: Tensor
-
-    def __init__(self, shape: tuple[int, ...], facts: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(shape))
-        self.register_buffer("variance", torch.ones(shape))
-        self.register_buffer("slopes", torch.zeros(facts, *shape))
-        self.register_buffer("residual", torch.ones(shape))
-
-    def set(self, mean: Tensor, variance: Tensor, slopes: Tensor, residual: Tensor) -> None:
-        """residual: the variance about the mean of people with the same facts. Floors the variances: a background that
-        never varied in training may vary a little in use."""
-        floor = 0.02 * float(variance.mean())
-        self.mean.copy_(mean)
-        self.variance.copy_(variance.clamp_min(floor))
-        self.slopes.copy_(slopes)
-        self.residual.copy_(residual.clamp_min(floor))
-
-    def alone(self) -> "Normal":
-        """Of people of whom nothing is told."""
-        return Normal(self.mean, self.variance)
-
-    def given(self, facts: Sequence[Told]) -> "Normal":
-        """Of people of whom so much is told, (rows, channels, *grid). Age moves every voxel by little: a network alone
-        takes days to follow it. What a fact leaves open of itself is spread along its slopes."""
-        mean, variance = self.mean[None], self.residual[None]
-        for fact, slopes in zip(facts, self.slopes.split([fact.mean.shape[1] for fact in facts])):
-            mean = mean + torch.tensordot(fact.mean, slopes, dims=1)
-            variance = variance + torch.tensordot(fact.variance, slopes**2, dims=1)
-            if fact.chances is not None:
-                variance = variance - torch.tensordot(fact.chances, slopes, dims=1) ** 2
-        return Normal(mean, torch.maximum(variance, self.residual))
-
-
-@dataclass(frozen=True)
-class Normal:
-    """What is expected of every entry of an image: independent normal laws, (rows or 1, channels, *grid) each."""
-
-    mean: Tensor
-    variance: Tensor
-
-    def deviation(self, x: Tensor, tau: Tensor) -> Tensor:
-        """How far each noised entry is from its mean, in units of its spread."""
-        a = alpha(tau)
-        return (x - a * self.mean) / torch.sqrt(a**2 * self.variance + sigma(tau) ** 2)
-
-    def clean(self, raw: Tensor, x: Tensor, tau: Tensor) -> Tensor:
-        """The normal law's own E[x_0 | x_t], corrected by raw in units of the sd that it leaves open."""
-        a, noise = alpha(tau), sigma(tau)
-        total = a**2 * self.variance + noise**2
-        own = self.mean + a * self.variance / total * (x - a * self.mean)
-        return own + noise * torch.sqrt(self.variance / total) * raw
+from metavoxel.schema import Schema, State, Times, Variable
 
 
 class JointDenoiser(nn.Module):
@@ -116,11 +38,19 @@ class JointDenoiser(nn.Module):
         images = {image.name: image.fitted.channels for image in schema.images}
         self.net = JointNet(settings, dims, images, [_token(v) for v in schema.scalars])
         facts = sum(fact_width(v) for v in schema.scalars)
-        self.marginals = nn.ModuleDict({image.name: Marginal(image.entry_shape, facts) for image in schema.images})
+        self.laws = nn.ModuleDict(
+            {image.name: ImageLaw(image.entry_shape, facts, image.fitted.factors) for image in schema.images}
+        )
 
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
+
+    def law(self, name: str) -> ImageLaw:
+        """Of the image of that name."""
+        law = self.laws[name]
+        assert isinstance(law, ImageLaw)
+        return law
 
     def forward(self, state: State, times: Times) -> State:
         scan = self._encode(state, times)
@@ -157,7 +87,7 @@ class JointDenoiser(nn.Module):
         raw = self.net.decode(scan, tokens)
         found = {}
         for image in images:
-            law: Normal = self.marginals[image.name].given(facts)  # type: ignore[operator]
+            law = self.law(image.name).given(facts)
             found[image.name] = law.clean(raw[image.name], state[image.name], image.clock.tau(times[image.name]))
         return found if asked.all() else {name: clean[name].index_copy(0, rows, x) for name, x in found.items()}
 
@@ -173,36 +103,12 @@ class JointDenoiser(nn.Module):
         for image in self.schema.images:
             x, t = state[image.name], times[image.name]
             tau = image.clock.tau(t if t.any() else t.new_zeros((1,) * t.dim()))  # a map of zeros is work for nothing
-            seen[image.name] = torch.cat([x, self.marginals[image.name].alone().deviation(x, tau)], 1)  # type: ignore[operator]
+            seen[image.name] = torch.cat([x, self.law(image.name).alone().deviation(x, tau)], 1)
         return self.net.encode(seen, times)
 
     def _attend(self, state: State, times: Times, scan: Scan | None) -> Tensor:
         names = [v.name for v in self.schema.scalars]
         return self.net.attend({k: state[k] for k in names}, {k: times[k] for k in names}, scan)
-
-
-def fact_width(v: Scalar) -> int:
-    """How many numbers `told` makes of a scalar."""
-    return v.process.levels if isinstance(v.process, Discrete) else 1
-
-
-def told(scalars: Sequence[Scalar], state: State, times: Times, rows: int) -> list[Told]:
-    """What each scalar says by itself. Of several rows for each row of the images, the first speaks.
-
-    A number: its mean and variance under its law. A class: p(x_0 | x_t) under its marginal, less the marginal.
-    """
-    parts = []
-    for v in scalars:
-        x, t = (part[v.name].reshape(rows, -1)[:, 0] for part in (state, times))
-        tau = v.clock.tau(t)
-        if isinstance(v, Categorical):
-            prior = torch.tensor(v.marginal, device=x.device)
-            chances = torch.softmax(prior.log() + v.process.likelihood(x, tau), -1)
-            parts.append(Told(chances - prior, chances, chances))
-        else:
-            mean, variance = v.law.given(x, tau)
-            parts.append(Told(mean[:, None], variance[:, None]))
-    return parts
 
 
 class FrozenScan:

@@ -1,18 +1,19 @@
 """An image's codec: voxels <-> the standardised numbers that its process works on."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from metavoxel.codecs import Latent
 from metavoxel.nets.autoencoder import Autoencoder
-from metavoxel.schema import Image, Latent
+from metavoxel.schema import Image
 
 CHUNK = 32
-RIDGE = 10.0
-"""Pseudo-people of the average kind, against chance in small cohorts."""
+MOST_FACTORS, ENTRIES_A_FACTOR = 32, 20
+"""Of an image's normal law (see `image_law`)."""
 
 
 class ImageCodec:
@@ -45,40 +46,25 @@ class ImageCodec:
             return x[:, 0]
         return torch.cat([self.autoencoder.decode(part)[:, 0] for part in x.split(CHUNK)])
 
-    def fit(self, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple["ImageCodec", list[Tensor]]:
-        """The same codec, standardised by raw entries (n, channels, *grid) of training images, seen once, each with its
-        facts (n, facts); then of every standardised entry the mean, the variance, its slopes on the facts (facts, ...), by
-        ridge regression, and the variance that they leave: (channels, *grid) each."""
-        count, total, square = 0, None, None
-        cross = inner = told = torch.zeros(())
-        for raw, facts in batches:
-            raw, facts = raw.double(), facts.double()
-            count += len(raw)
-            cross = cross + torch.tensordot(facts.T, raw, dims=1)
-            inner, told = inner + facts.T @ facts, told + facts.sum(0)
-            total = raw.sum(0) if total is None else total + raw.sum(0)
-            square = (raw**2).sum(0) if square is None else square + (raw**2).sum(0)
-        assert total is not None and square is not None, "fit needs at least one batch"
-        spatial = tuple(range(1, total.dim()))
-        mean = (total / count).mean(spatial)
-        sd = ((square / count).mean(spatial) - mean**2).clamp_min(1e-8).sqrt()
-        each = (-1, *(1,) * len(spatial))
-        entry_mean = (total / count - mean.reshape(each)) / sd.reshape(each)
-        entry_variance = (square / count - (total / count) ** 2).clamp_min(0) / sd.reshape(each) ** 2
-        cross = cross - torch.tensordot(told[:, None], (total / count)[None], dims=1)
-        inner = inner - told[:, None] * told / count
-        ridge = RIDGE * torch.eye(len(told), dtype=torch.float64)
-        slopes = torch.linalg.solve(inner + ridge, cross.flatten(1)).reshape(cross.shape) / sd.reshape(each)
-        explained = (slopes * torch.tensordot(inner / count, slopes, dims=1)).sum(0)
+    def fit(self, entries: Callable[[Tensor], Tensor], rows: Tensor) -> "ImageCodec":
+        """The same codec, standardised by training images: entries(rows) gives (n, channels, *grid) before that."""
+        total = square = torch.zeros((), dtype=torch.float64)
+        for part in rows.split(CHUNK):
+            raw = entries(part).double()
+            total, square = total + raw.sum(0), square + (raw**2).sum(0)
+        each = tuple(range(1, total.dim()))
+        mean = (total / len(rows)).mean(each)
+        variance = ((square / len(rows)).mean(each) - mean**2).clamp_min(1e-8)
+        about_own = (square / len(rows) - (total / len(rows)) ** 2).clamp_min(0).mean(each)
         latent = Latent(
             channels=total.shape[0],
             grid=tuple(total.shape[1:]),
             mean=tuple(mean.tolist()),
-            sd=tuple(sd.tolist()),
-            marginal_variance=max(float(entry_variance.mean()), 1e-3),
+            sd=tuple(variance.sqrt().tolist()),
+            marginal_variance=max(float((about_own / variance).mean()), 1e-3),
+            factors=min(MOST_FACTORS, total.numel() // ENTRIES_A_FACTOR),
         )
-        codec = ImageCodec(replace(self.image, latent=latent), self.autoencoder)
-        return codec, [x.float() for x in (entry_mean, entry_variance, slopes, entry_variance - explained)]
+        return ImageCodec(replace(self.image, latent=latent), self.autoencoder)
 
     def _per_channel(self, values: tuple[float, ...], like: Tensor) -> Tensor:
         return torch.tensor(values, device=like.device).reshape(-1, *(1,) * len(self.image.shape))

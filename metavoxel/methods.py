@@ -15,7 +15,7 @@ from metavoxel.errors import MetavoxelError
 from metavoxel.processes import Discrete
 from metavoxel.schema import Image, Schema, State
 from metavoxel.solvers import ANCESTRAL, DDIM, DPM2M, Solver
-from metavoxel.times import Plan, even_plan, facts_plan, repaint_plan
+from metavoxel.times import Plan, even_plan, facts_plan, images_plan, repaint_plan
 
 Method = Literal["direct", "replacement", "repaint"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -72,7 +72,8 @@ def walk(
         want = list(dict.fromkeys([*want, *unknown]))
     if method == "direct":
         draws_images = any(isinstance(schema[name], Image) for name in want)
-        plan = even_plan(steps or IMAGE_STEPS) if draws_images else plan_of_facts(schema, want, steps)
+        plan_of_images = images_plan if coverage.separate else even_plan
+        plan = plan_of_images(steps or IMAGE_STEPS) if draws_images else plan_of_facts(schema, want, steps)
         return Walk(known, want, plan, DPM2M)
     known = {name: replace(value, level=tied) for name, value in known.items()}
     steps = steps or IMAGE_STEPS

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from metavoxel.cells import cells_of, level_name
 from metavoxel.clocks import Clock, Cosine, alpha, sigma
-from metavoxel.codecs import FITS, STRICT, Array, Scale, Scaling
+from metavoxel.codecs import FITS, STRICT, Array, Latent, Scale, Scaling
 from metavoxel.errors import MetavoxelError
 from metavoxel.laws import Law
 from metavoxel.processes import (
@@ -202,17 +202,6 @@ class Ordinal(Categorical):
     @cached_property
     def process(self) -> Discrete:
         return birth_death_chain(len(self.levels))
-
-
-@dataclass(frozen=True, config=STRICT)
-class Latent:
-    """Standardisation of what the process works on, and its shape. For an identity codec: the voxels themselves."""
-
-    channels: int
-    grid: tuple[int, ...]
-    mean: tuple[float, ...]
-    sd: tuple[float, ...]
-    marginal_variance: float = 1.0
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -65,7 +65,7 @@ def features(denoiser: LearnedDenoiser, image: Image, entries: Tensor) -> Tensor
     """(rows, FEATURES) of entries (rows, channels, *grid): logarithms, so that twice as bad is as far as half as bad."""
     assert isinstance(denoiser, JointDenoiser), "only a network that is told each variable's level restores a scan alone"
     rows, device = len(entries), entries.device
-    law = denoiser.marginals[image.name].alone()  # type: ignore[operator]
+    law = denoiser.law(image.name).alone()
     found = [law.deviation(entries, torch.zeros((), device=device))]
     # the same noise for every scan: a scan's score depends on nothing but the scan
     eps = Noise(SEED, torch.zeros(1, dtype=torch.int64, device=device)).normal(*image.entry_shape)

@@ -81,8 +81,9 @@ class MixtureTimes:
             known = torch.where(noise.uniform() < self.nearly, 0.15 * spread, 0.0)
             unknown = torch.where(noise.uniform() < 0.6, 1.0, spread)
             level = torch.where(kind < given, known, unknown)
-            # an image asked for is at any level, since it is generated; a scalar is mostly asked in one evaluation
-            level = torch.where(asked == position, spread if is_image else unknown, level)
+            # an image asked for is at any level, since it is generated, but mostly near noise, where thousands of voxels
+            # settle what no single one shows: the size of a head; a scalar is mostly asked in one evaluation
+            level = torch.where(asked == position, 1 - spread**2 if is_image else unknown, level)
             level = torch.where(is_tied, shared, level)
             times[variable.name] = full_level(variable, level, n, level.device)
             if is_image and self.partial:
@@ -140,6 +141,14 @@ def _regions(grid: tuple[int, ...], noise: Noise) -> Tensor:
 def even_plan(steps: int, start: float = 1.0) -> list[tuple[float, float]]:
     """`steps` equal moves from `start` down to 0."""
     edges = [start * (1 - k / steps) for k in range(steps + 1)]
+    return list(pairwise(edges))
+
+
+def images_plan(steps: int) -> list[tuple[float, float]]:
+    """From 1 to 0 in steps that shorten towards noise: a head's size is told at levels above .9, where thousands of voxels
+    together show through noise ten to a hundred times their own spread. The first of 20 steps leaves .4 % of the spread
+    of the largest component of brains at 5 mm, of even steps 55 %."""
+    edges = [1 - (k / steps) ** 2 for k in range(steps + 1)]
     return list(pairwise(edges))
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import metavoxel as mv
 from metavoxel.codecs import Standard
-from metavoxel.denoiser import JointDenoiser, Marginal, told
+from metavoxel.denoiser import JointDenoiser
 from metavoxel.diffusion import Given, expect, joint_loss, sample
 from metavoxel.nets.joint import NetSettings
 from metavoxel.noise import Noise
@@ -293,42 +293,6 @@ def test_an_untrained_network_loses_what_the_marginal_does() -> None:
         assert float(loss.parts[v.name]) == pytest.approx(float(expected), rel=0.2), v.name
 
 
-def test_told_is_nothing_where_absent_and_all_where_known() -> None:
-    schema = _facts_schema()
-    values = {"age": torch.tensor([1.5, 1.5, 1.5]), "sex": torch.tensor([1, 1, 1])}
-    times = {name: torch.tensor([0.0, 0.5, 1.0]) for name in values}
-    age, sex = told(schema.scalars, values, times, 3)
-    known, between, absent = torch.cat([age.mean, sex.mean], 1)
-    assert torch.allclose(known, torch.tensor([1.5, -0.75, 0.75]), atol=1e-5)
-    assert torch.allclose(absent, torch.zeros(3), atol=1e-6)
-    assert 0 < between[0] < 1.5 and 0 < between[2] < 0.75 and abs(between[1:].sum()) < 1e-6
-
-
-def test_the_spread_about_the_mean_is_what_the_facts_leave_open() -> None:
-    """Images made linearly from facts: at every level of the facts, the spread left is the one that a regression on the
-    noised facts leaves."""
-    n, rng = 200_000, torch.Generator().manual_seed(0)
-    schema = _facts_schema()
-    age, sex = torch.randn(n, generator=rng), (torch.rand(n, generator=rng) < 0.25).long()
-    image = 0.6 * age + 1.5 * sex + 0.3 * torch.randn(n, generator=rng)
-    marginal = Marginal((1, 1), 3)
-    slopes = torch.tensor([0.6, -0.75, 0.75]).reshape(3, 1, 1)
-    marginal.set(*(x.reshape(1, 1) for x in (image.mean(), image.var())), slopes, torch.full((1, 1), 0.09))
-    noise = Noise(0, torch.arange(n))
-    for level in (0.0, 0.4, 1.0):
-        times = {"age": torch.full((n,), level), "sex": torch.full((n,), level)}
-        clean = {"age": age, "sex": sex}
-        state = {v.name: v.process.forward(clean[v.name], torch.zeros(()), v.clock.tau(times[v.name]), noise)
-                 for v in schema.scalars}  # fmt: skip
-        law = marginal.given(told(schema.scalars, state, times, n))
-        mean, variance = law.mean, law.variance
-        left = (image - mean[:, 0, 0]) ** 2
-        assert float(left.mean()) == pytest.approx(float(variance.mean()), rel=0.02), level
-        for kind in (0, 1):  # and for each answer of its own, not on average only
-            some = state["sex"] == kind
-            assert float(left[some].mean()) == pytest.approx(float(variance[some].mean()), rel=0.03), (level, kind)
-
-
 def test_images_start_from_the_mean_of_such_people(tmp_path: Path) -> None:
     """Hardly trained, the model draws bright images of the old and flat ones of men, as the cohort has them."""
     rng = np.random.default_rng(0)
@@ -354,8 +318,3 @@ def test_a_model_of_images_alone_trains(tmp_path: Path) -> None:
     schema = mv.Schema([mv.Image("scan", (6, 6))])
     model = mv.fit(schema, {"scan": images}, pd.DataFrame(index=range(20)), tmp_path / "m", config, quiet=True)
     assert model.sample(n=2, steps=2)["scan"].shape == (2, 6, 6)
-
-
-def _facts_schema() -> mv.Schema:
-    scale = mv.Continuous("age").fit(pd.Series([0.0, 1.0, 2.0]))
-    return mv.Schema([scale, mv.Categorical("sex", ("F", "M"), marginal=(0.75, 0.25))])

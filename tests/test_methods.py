@@ -15,7 +15,7 @@ from metavoxel.latents import ImageCodec
 from metavoxel.methods import IMAGE_STEPS, SCALAR_STEPS, walk
 from metavoxel.posterior import Posterior
 from metavoxel.solvers import ANCESTRAL, DDIM, DPM2M
-from metavoxel.times import MixtureTimes, SharedTimes, even_plan, facts_plan, repaint_plan
+from metavoxel.times import MixtureTimes, SharedTimes, even_plan, facts_plan, images_plan, repaint_plan
 
 pytestmark = pytest.mark.usefixtures("one_thread", "small_images")
 
@@ -62,7 +62,7 @@ def test_a_method_is_a_choice_of_levels_plan_and_solver() -> None:
     assert walk(SCHEMA, SEPARATE, {"scan": SCAN}, ["diagnosis"], steps=9).plan == facts_plan(9)
     assert walk(SCHEMA, SEPARATE, {"scan": SCAN}, ["diagnosis", "score"]).plan == facts_plan(SCALAR_STEPS)
     image = walk(SCHEMA, SEPARATE, {"scan": HALF}, ["scan"], steps=7)
-    assert (image.plan, image.solver) == (even_plan(7), DPM2M)
+    assert (image.plan, image.solver) == (images_plan(7), DPM2M)
 
     replaced = walk(SCHEMA, SEPARATE, {"scan": SCAN}, ["score"], "replacement")
     assert replaced.given["scan"].level is tied and replaced.given["scan"].value is SCAN.value

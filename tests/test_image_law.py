@@ -1,0 +1,135 @@
+"""The normal law of whole images, against Bayes' rule written out with full covariance matrices."""
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+import metavoxel as mv
+from metavoxel.clocks import Cosine, alpha, sigma
+from metavoxel.image_law import ImageLaw, told
+from metavoxel.noise import Noise
+from metavoxel.schema import State, Times
+
+SHAPE, FACTORS = (1, 4, 5), 2
+SIZE = 20
+
+
+def a_law(seed: int = 0) -> ImageLaw:
+    rng = torch.Generator().manual_seed(seed)
+    mean, slopes, factors = (torch.randn(*size, *SHAPE, generator=rng) for size in ((), (3,), (FACTORS,)))
+    rest = 0.1 + torch.rand(SHAPE, generator=rng)
+    law = ImageLaw(SHAPE, 3, FACTORS)
+    law.set(mean, rest + (factors**2).sum(0) + (slopes**2).sum(0), slopes, factors, rest)
+    return law
+
+
+def some_facts(level: float) -> tuple[State, Times]:
+    values = {"age": torch.tensor([-0.4, 1.3]), "sex": torch.tensor([0, 1])}
+    return values, {name: torch.full((2,), level) for name in values}
+
+
+def by_hand(law: ImageLaw, state: State, times: Times, x: Tensor, tau: Tensor) -> Tensor:
+    """E[x_0 | x_t, facts] of each row, by the covariance of all entries."""
+    found = []
+    facts = told(_facts_schema().scalars, state, times, len(x))
+    b = torch.cat([law.slopes, law.factors]).flatten(1).double()
+    for row in range(len(x)):
+        prior = torch.eye(len(b), dtype=torch.float64)
+        prior[0, 0] = facts[0].variance[row, 0]
+        p = facts[1].chances[row].double()  # type: ignore[index]
+        prior[1:3, 1:3] = torch.diag(p) - torch.outer(p, p)
+        centre = torch.cat([facts[0].mean[row], facts[1].mean[row], torch.zeros(FACTORS)]).double()
+        mean = law.mean.flatten().double() + centre @ b
+        covariance = b.T @ prior @ b + torch.diag(law.rest.flatten().double())
+        level = tau[row].flatten()
+        seen = torch.isfinite(level)
+        a, noise = alpha(level)[seen].double(), sigma(level)[seen].double()
+        total = a[:, None] * covariance[seen][:, seen] * a + torch.diag(noise**2)
+        off = x[row].flatten().double()[seen] - a * mean[seen]
+        found.append(mean + covariance[:, seen] * a @ torch.linalg.solve(total, off))
+    return torch.stack(found).float().reshape(x.shape)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("alike", [True, False])
+def test_the_clean_image_is_that_of_bayes_rule(level: float, alike: bool) -> None:
+    """Facts known, noised and absent; entries known, noised, absent, alike in all rows or not."""
+    law, rng = a_law(), torch.Generator().manual_seed(1)
+    t = torch.rand(1 if alike else 2, *SHAPE, generator=rng).expand(2, *SHAPE).clone()
+    t[:, 0, 0], t[:, 0, 1] = 0.0, 1.0
+    x, tau = torch.randn(2, *SHAPE, generator=rng), Cosine().tau(t)
+    state, times = some_facts(level)
+    clean = law.given(told(_facts_schema().scalars, state, times, 2)).clean(torch.zeros_like(x), x, tau)
+    torch.testing.assert_close(clean, by_hand(law, state, times, x, tau), atol=2e-4, rtol=2e-4)
+    torch.testing.assert_close(clean[:, :, 0], x[:, :, 0], atol=1e-5, rtol=1e-5)
+
+
+def test_a_fit_finds_slopes_factors_and_rest() -> None:
+    truth, n = a_law(), 4000
+    rng = torch.Generator().manual_seed(2)
+    age, sex = torch.randn(n, generator=rng), (torch.rand(n, generator=rng) < 0.25).long()
+    facts = torch.stack([age, (sex == 0).float() - 0.75, (sex == 1).float() - 0.25], 1)
+    common = torch.randn(n, FACTORS, generator=rng)
+    images = (truth.mean + torch.tensordot(facts, truth.slopes, dims=1) + torch.tensordot(common, truth.factors, dims=1)
+              + truth.rest.sqrt() * torch.randn(n, *SHAPE, generator=rng))  # fmt: skip
+    law = ImageLaw(SHAPE, 3, FACTORS)
+    law.fit(lambda rows: images[rows], torch.arange(n), facts)
+    who = told(_facts_schema().scalars, *some_facts(0.0), 2)
+    mine, its = (x.given(who).mean for x in (law, truth))
+    assert float((mine - its).norm() / its.norm()) < 0.05
+    ours, theirs = (x.factors.flatten(1).T @ x.factors.flatten(1) + torch.diag(x.rest.flatten()) for x in (law, truth))
+    assert float((ours - theirs).norm() / theirs.norm()) < 0.1
+
+
+def test_few_people_make_few_factors() -> None:
+    images = torch.randn(30, *SHAPE, generator=torch.Generator().manual_seed(0))
+    law = ImageLaw(SHAPE, 0, FACTORS)
+    law.fit(lambda rows: images[rows], torch.arange(30), torch.zeros(30, 0))
+    assert (law.factors[1:] == 0).all() and (law.rest > 0).all()
+    # noise has no common part: what chance alone lines up is taken off
+    assert float((law.factors**2).sum()) < 0.15 * float(law.variance.sum())
+
+
+def test_told_is_nothing_where_absent_and_all_where_known() -> None:
+    schema = _facts_schema()
+    values = {"age": torch.tensor([1.5, 1.5, 1.5]), "sex": torch.tensor([1, 1, 1])}
+    times = {name: torch.tensor([0.0, 0.5, 1.0]) for name in values}
+    age, sex = told(schema.scalars, values, times, 3)
+    known, between, absent = torch.cat([age.mean, sex.mean], 1)
+    assert torch.allclose(known, torch.tensor([1.5, -0.75, 0.75]), atol=1e-5)
+    assert torch.allclose(absent, torch.zeros(3), atol=1e-6)
+    assert 0 < between[0] < 1.5 and 0 < between[2] < 0.75 and abs(between[1:].sum()) < 1e-6
+
+
+def test_the_spread_about_the_mean_is_what_the_facts_leave_open() -> None:
+    """Images made linearly from facts: at every level of the facts, the spread left is the one that a regression on the
+    noised facts leaves."""
+    n, rng = 200_000, torch.Generator().manual_seed(0)
+    schema = _facts_schema()
+    age, sex = torch.randn(n, generator=rng), (torch.rand(n, generator=rng) < 0.25).long()
+    image = 0.6 * age + 1.5 * sex + 0.3 * torch.randn(n, generator=rng)
+    marginal = ImageLaw((1, 1), 3)
+    slopes = torch.tensor([0.6, -0.75, 0.75]).reshape(3, 1, 1)
+    mean, variance = (x.reshape(1, 1) for x in (image.mean(), image.var()))
+    marginal.set(mean, variance, slopes, torch.zeros(0, 1, 1), torch.full((1, 1), 0.09))
+    noise = Noise(0, torch.arange(n))
+    for level in (0.0, 0.4, 1.0):
+        times = {"age": torch.full((n,), level), "sex": torch.full((n,), level)}
+        clean = {"age": age, "sex": sex}
+        state = {v.name: v.process.forward(clean[v.name], torch.zeros(()), v.clock.tau(times[v.name]), noise)
+                 for v in schema.scalars}  # fmt: skip
+        law = marginal.given(told(schema.scalars, state, times, n))
+        mean, variance = law.mean, law.variance
+        left = (image - mean[:, 0, 0]) ** 2
+        assert float(left.mean()) == pytest.approx(float(variance.mean()), rel=0.02), level
+        for kind in (0, 1):  # and for each answer of its own, not on average only
+            some = state["sex"] == kind
+            assert float(left[some].mean()) == pytest.approx(float(variance[some].mean()), rel=0.03), (level, kind)
+
+
+
+
+def _facts_schema() -> mv.Schema:
+    scale = mv.Continuous("age").fit(pd.Series([0.0, 1.0, 2.0]))
+    return mv.Schema([scale, mv.Categorical("sex", ("F", "M"), marginal=(0.75, 0.25))])
