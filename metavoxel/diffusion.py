@@ -66,11 +66,13 @@ class Given:
     mask (rows, *level_shape), True where known; None: everywhere. The unknown part is walked with the wanted if the
     variable is wanted too, else ignored.
     observed (rows,), False for rows that lack the value: there it is ignored; None: all have it.
+    each: `value` is (rows * draws, *entry_shape), one for every draw, draws varying fastest.
     """
 
     value: Tensor
     mask: Tensor | None = None
     observed: Tensor | None = None
+    each: bool = False
     level: Callable[[float], float] = field(default=known)
 
 
@@ -192,9 +194,9 @@ def count_rows(schema: Schema, given: Mapping[str, Given], want: Sequence[str]) 
     whole = [name for name in want if name in given and given[name].mask is None]
     if whole or not want:
         raise MetavoxelError(f"{whole[0]!r} is both given and wanted" if whole else "nothing is wanted")
-    rows = max([len(value.value) for value in given.values()], default=1)
+    rows = max([len(value.value) for value in given.values() if not value.each], default=1)
     for name, value in given.items():
-        if len(value.value) != rows:
+        if len(value.value) != rows and not value.each:
             raise MetavoxelError(
                 f"{name!r} is given for {len(value.value)} rows and another variable for {rows} rows; "
                 "give every variable the same rows"
@@ -307,7 +309,7 @@ class _Question:
                 continue
             given = self.given[v.name]
             level = v.clock.tau(full_level(v, given.level(t), len(self.noise), self.noise.index.device))
-            value = self._each_draw(given.value)
+            value = given.value if given.each else self._each_draw(given.value)
             if given.level is not known:
                 value = v.process.forward(value, torch.zeros_like(level), level, self.noise)
             state[v.name] = (

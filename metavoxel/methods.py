@@ -6,8 +6,9 @@ replacement: known values are noised along with the rest (paper, Eq. 3). For any
 repaint: replacement that goes back up and down again (Lugmayr et al. 2022). Less biased, at `repeats` times the price.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, get_args
 
 from metavoxel.diffusion import Coverage, Denoiser, Given, sample, tied
@@ -20,25 +21,39 @@ from metavoxel.times import Plan, even_plan, facts_plan, images_plan, repaint_pl
 Method = Literal["direct", "replacement", "repaint"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
-SCALAR_STEPS = 20
+SCALAR_STEPS = 10
 IMAGE_STEPS = 50
 """Also the paper's steps for replacement, and repaint's."""
 JUMP = REPEATS = 10
+STAGE_SEED = 1 << 40
+"""Between the seeds of stages: their numbers must not be the same."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Variables that are walked together, and along which plan; what was drawn in stages before is known."""
+
+    want: Sequence[str]
+    plan: Plan
 
 
 @dataclass(frozen=True)
 class Walk:
-    """What `diffusion.sample` is asked."""
+    """What `diffusion.sample` is asked: p(a, b, c) = p(a) p(b | a) p(c | a, b), a stage each."""
 
     given: Mapping[str, Given]
-    want: Sequence[str]
-    """All that is walked: what is wanted, then what only goes along."""
-    plan: Plan
+    stages: Sequence[Stage]
+    """All that is walked: what is wanted, and what only goes along."""
     solver: Solver
+
+    @property
+    def steps(self) -> int:
+        return sum(len(stage.plan) for stage in self.stages)
 
     def moves(self, name: str) -> bool:
         """Whether the variable changes on the way. A scan that does is encoded anew at every step, for every draw."""
-        return name in self.want or (name in self.given and self.given[name].level is tied)
+        walked = any(name in stage.want for stage in self.stages)
+        return walked or (name in self.given and self.given[name].level is tied)
 
 
 def walk(
@@ -53,8 +68,8 @@ def walk(
 ) -> Walk:
     """The walk that answers a question by a method (default: direct where training allows it, else replacement).
 
-    steps: from noise to data; direct has a default of SCALAR_STEPS where no image is walked (1 for a class alone), all else
-    of IMAGE_STEPS.
+    steps: from noise to data, default IMAGE_STEPS. By the direct method facts come first, then images given the facts;
+    numbers take SCALAR_STEPS by default, each class always one: what the network says of it at level 1 is its law already.
     jump, repeats: of repaint; every stretch of `jump` steps is walked `repeats` times. Default JUMP and REPEATS.
     Raises MetavoxelError for an unknown method and for options that it has no use for.
     """
@@ -71,24 +86,51 @@ def walk(
         unknown = [v.name for v in schema if v.name not in known or known[v.name].mask is not None]
         want = list(dict.fromkeys([*want, *unknown]))
     if method == "direct":
-        draws_images = any(isinstance(schema[name], Image) for name in want)
-        plan_of_images = images_plan if coverage.separate else even_plan
-        plan = plan_of_images(steps or IMAGE_STEPS) if draws_images else plan_of_facts(schema, want, steps)
-        return Walk(known, want, plan, DPM2M)
+        stages = _one_by_one(schema, want, steps) if coverage.separate else [Stage(want, even_plan(steps or IMAGE_STEPS))]
+        return Walk(known, stages, DPM2M)
     known = {name: replace(value, level=tied) for name, value in known.items()}
     steps = steps or IMAGE_STEPS
     if method == "replacement":
-        return Walk(known, want, even_plan(steps), DDIM)
+        return Walk(known, [Stage(want, even_plan(steps))], DDIM)
     # going back adds fresh noise, which a deterministic way down keeps too much of: with an exact denoiser DDIM leaves
     # 1.2 to 2.8 times the error of ancestral steps
-    return Walk(known, want, repaint_plan(steps, jump or JUMP, repeats or REPEATS), ANCESTRAL)
+    return Walk(known, [Stage(want, repaint_plan(steps, jump or JUMP, repeats or REPEATS))], ANCESTRAL)
 
 
-def plan_of_facts(schema: Schema, want: Sequence[str], steps: int | None = None) -> Plan:
-    """steps: default SCALAR_STEPS; but a class that is wanted alone is drawn in one, since what the network says of it at
-    level 1 is its law already."""
-    alone = len(want) == 1 and isinstance(schema[want[0]].process, Discrete)
-    return even_plan(1) if alone and steps is None else facts_plan(steps or SCALAR_STEPS)
+def _one_by_one(schema: Schema, want: Sequence[str], steps: int | None) -> list[Stage]:
+    """Classes each alone, numbers together, images last: each stage is a question that training asks often."""
+    classes = [name for name in want if isinstance(schema[name].process, Discrete)]
+    images = [name for name in want if isinstance(schema[name], Image)]
+    numbers = [name for name in want if name not in classes and name not in images]
+    stages = [Stage([name], even_plan(1)) for name in classes]
+    stages += [Stage(numbers, facts_plan(steps or SCALAR_STEPS))] if numbers else []
+    return stages + ([Stage(images, images_plan(steps or IMAGE_STEPS))] if images else [])
+
+
+def draw(
+    denoiser: Denoiser,
+    schema: Schema,
+    asked: Walk,
+    n: int,
+    seed: int = 0,
+    *,
+    first_row: int = 0,
+    first_draw: int = 0,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> State:
+    """n draws of all that is walked for each row of what is given: (rows, n, *entry_shape). See `diffusion.sample`."""
+    drawn: State = {}
+    done = 0
+    for number, stage in enumerate(asked.stages):
+        known = {**asked.given, **{name: Given(x.flatten(0, 1), each=True) for name, x in drawn.items()}}
+        drawn |= sample(denoiser, schema, known, stage.want, n, stage.plan, asked.solver, seed + number * STAGE_SEED,
+                        first_row=first_row, first_draw=first_draw, on_step=partial(_after, on_step, done))  # fmt: skip
+        done += len(stage.plan)
+    return drawn
+
+
+def _after(on_step: Callable[[int], None], before: int, step: int) -> None:
+    on_step(before + step)
 
 
 def draw_facts(
@@ -102,6 +144,5 @@ def draw_facts(
     steps: int | None = None,
     first_row: int = 0,
 ) -> State:
-    """`sample` of numbers and classes by the direct method's plan and solver: (rows, n) each."""
-    plan = plan_of_facts(schema, want, steps)
-    return sample(denoiser, schema, given, want, n, plan, DPM2M, seed, first_row=first_row)
+    """`draw` of numbers and classes by the direct method: (rows, n) each."""
+    return draw(denoiser, schema, walk(schema, denoiser.coverage, given, want, steps=steps), n, seed, first_row=first_row)

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from metavoxel.data.conform import Geometry
 from metavoxel.denoiser import LearnedDenoiser
-from metavoxel.diffusion import Denoiser, Given, encode_once, expect, sample
+from metavoxel.diffusion import Denoiser, Given, encode_once, expect
 from metavoxel.draws import Draws, merge
 from metavoxel.errors import MetavoxelError
 from metavoxel.guidance import guide
 from metavoxel.latents import ImageCodec, affine_of
 from metavoxel.loading import Progress
-from metavoxel.methods import Method, walk
+from metavoxel.methods import Method, draw, walk
 from metavoxel.schema import Categorical, Continuous, Image, Schema, State
 
 IMAGE_BATCH = 16
@@ -102,9 +102,8 @@ class Posterior:
         parts = []
         for first in range(0, n, batch):
             count = min(batch, n - first)
-            done = partial(_report, progress, first * len(asked.plan), count, n * len(asked.plan))
-            state = sample(denoiser, self.schema, asked.given, asked.want, count, asked.plan, asked.solver, seed,
-                           first_draw=first, on_step=done)  # fmt: skip
+            done = partial(_report, progress, first * asked.steps, count, n * asked.steps)
+            state = draw(denoiser, self.schema, asked, count, seed, first_draw=first, on_step=done)
             wanted = {name: state[name] for name in want}
             parts.append(Draws(self.schema, self._decode(wanted), self.geometry, self._affine(want)))
         return merge(parts)

@@ -8,11 +8,12 @@ import pandas as pd
 import pytest
 import torch
 from oracle import CLASSES, GRID, Oracle
+from scipy.stats import chisquare, ks_2samp
 
 import metavoxel as mv
 from metavoxel.diffusion import Given, sample, tied
 from metavoxel.latents import ImageCodec
-from metavoxel.methods import IMAGE_STEPS, SCALAR_STEPS, walk
+from metavoxel.methods import IMAGE_STEPS, SCALAR_STEPS, Stage, draw, walk
 from metavoxel.posterior import Posterior
 from metavoxel.solvers import ANCESTRAL, DDIM, DPM2M
 from metavoxel.times import MixtureTimes, SharedTimes, even_plan, facts_plan, images_plan, repaint_plan
@@ -56,23 +57,51 @@ def test_direct_is_exact_where_replacement_is_biased_and_repaint_less_so() -> No
 
 def test_a_method_is_a_choice_of_levels_plan_and_solver() -> None:
     direct = walk(SCHEMA, SEPARATE, {"scan": SCAN}, ["score"])
-    assert direct.given == {"scan": SCAN} and direct.want == ["score"]
-    assert (direct.plan, direct.solver) == (facts_plan(SCALAR_STEPS), DPM2M)
-    assert walk(SCHEMA, SEPARATE, {"scan": SCAN}, ["diagnosis"]).plan == even_plan(1)
-    assert walk(SCHEMA, SEPARATE, {"scan": SCAN}, ["diagnosis"], steps=9).plan == facts_plan(9)
-    assert walk(SCHEMA, SEPARATE, {"scan": SCAN}, ["diagnosis", "score"]).plan == facts_plan(SCALAR_STEPS)
+    assert direct.given == {"scan": SCAN} and direct.solver == DPM2M
+    assert direct.stages == [Stage(["score"], facts_plan(SCALAR_STEPS))]
     image = walk(SCHEMA, SEPARATE, {"scan": HALF}, ["scan"], steps=7)
-    assert (image.plan, image.solver) == (images_plan(7), DPM2M)
+    assert (image.stages, image.solver) == ([Stage(["scan"], images_plan(7))], DPM2M)
 
     replaced = walk(SCHEMA, SEPARATE, {"scan": SCAN}, ["score"], "replacement")
     assert replaced.given["scan"].level is tied and replaced.given["scan"].value is SCAN.value
-    assert replaced.want == ["score", "diagnosis", "stage"]
-    assert (replaced.plan, replaced.solver) == (even_plan(IMAGE_STEPS), DDIM)
+    assert replaced.stages == [Stage(["score", "diagnosis", "stage"], even_plan(IMAGE_STEPS))]
+    assert replaced.solver == DDIM
 
     repainted = walk(SCHEMA, SEPARATE, {"scan": HALF}, ["score"], "repaint", steps=6, jump=3, repeats=2)
     assert repainted.given["scan"].level is tied and repainted.given["scan"].mask is HALF.mask
-    assert repainted.want == ["score", "diagnosis", "stage", "scan"]
-    assert (repainted.plan, repainted.solver) == (repaint_plan(6, 3, 2), ANCESTRAL)
+    assert repainted.stages == [Stage(["score", "diagnosis", "stage", "scan"], repaint_plan(6, 3, 2))]
+    assert repainted.solver == ANCESTRAL
+
+
+def test_classes_come_first_then_numbers_then_images() -> None:
+    asked = walk(SCHEMA, SEPARATE, {}, ["scan", "score", "stage", "diagnosis"], steps=9)
+    assert [list(stage.want) for stage in asked.stages] == [["stage"], ["diagnosis"], ["score"], ["scan"]]
+    assert [len(stage.plan) for stage in asked.stages] == [1, 1, 9, 9] and asked.steps == 20
+
+
+def test_stages_draw_the_joint_law() -> None:
+    """One after another with an exact denoiser: each pair of classes as often as the law says, scores as they give."""
+    n = 6000
+    drawn = draw(Oracle(), SCHEMA, walk(SCHEMA, SEPARATE, {}, ["score", "stage", "diagnosis"]), n, seed=3)
+    assert list(drawn) == ["stage", "diagnosis", "score"]
+    counts = torch.zeros_like(oracle.WEIGHTS)
+    counts.index_put_((drawn["diagnosis"][0], drawn["stage"][0]), torch.ones(n, dtype=counts.dtype), accumulate=True)
+    assert chisquare(counts.flatten(), n * oracle.WEIGHTS.flatten()).pvalue > 1e-3
+    rows = oracle.draw(20_000, seed=11)
+    for kind in range(CLASSES):
+        ours, real = drawn["score"][0][drawn["diagnosis"][0] == kind], rows["score"][rows["diagnosis"] == kind]
+        assert ks_2samp(ours, real).pvalue > 1e-3, kind
+
+
+def test_draws_in_stages_are_the_same_one_by_one_and_together() -> None:
+    rows = oracle.draw(3, seed=5)
+    asked = walk(SCHEMA, SEPARATE, {"scan": Given(rows["scan"])}, ["score", "diagnosis"])
+    together = draw(Oracle(), SCHEMA, asked, 4, seed=1)
+    for row in range(3):
+        one = walk(SCHEMA, SEPARATE, {"scan": Given(rows["scan"][row : row + 1])}, ["score", "diagnosis"])
+        last = draw(Oracle(), SCHEMA, one, 1, seed=1, first_row=row, first_draw=3)
+        assert last["diagnosis"][0, 0] == together["diagnosis"][row, 3]
+        torch.testing.assert_close(last["score"][0, 0], together["score"][row, 3], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -101,8 +130,8 @@ def test_a_model_of_one_shared_time_is_asked_by_replacement() -> None:
 
 def test_a_model_of_one_shared_time_that_is_told_nothing_walks_everything() -> None:
     plain = walk(SCHEMA, SHARED, {}, ["score"])
-    assert plain.want == ["score", "diagnosis", "stage", "scan"]
-    assert (plain.plan, plain.solver) == (even_plan(IMAGE_STEPS), DPM2M)
+    assert plain.stages == [Stage(["score", "diagnosis", "stage", "scan"], even_plan(IMAGE_STEPS))]
+    assert plain.solver == DPM2M
     drawn = ask({}, SHARED).sample(["diagnosis"], 300).probability("diagnosis")
     truth = oracle.WEIGHTS.sum(1)
     assert max(abs(p - q) for p, q in zip(drawn.values(), truth.tolist())) < 4 * 0.5 / 300**0.5 and len(drawn) == CLASSES

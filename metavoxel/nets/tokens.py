@@ -32,7 +32,8 @@ class TokenBlock(nn.Module):
         self.modulation = zero(nn.Linear(width, 9 * width))
 
     def forward(self, x: Tensor, level: Tensor, memory: tuple[Tensor, Tensor] | None) -> Tensor:
-        """x, level: (n, length, width); memory: keys and values from `scan.remember`, of n rows or a divisor of n."""
+        """x (n, length, width), level the same or of one row; memory: keys and values from `scan.remember`, of n rows or a
+        divisor of n."""
         parts = self.modulation(nn.functional.silu(level)).chunk(9, -1)
         normed = self._modulate(x, *parts[:2])
         x = x + parts[2] * self.own(normed, self.own.remember(normed))
@@ -89,16 +90,17 @@ class Tokens(nn.Module):
         """values, times: (n,) each; memory, embedding, summary of n rows or a divisor of n -> tokens (n, length, width)."""
         n = len(next(iter(values.values()))) if values else len(embedding)  # type: ignore[arg-type]
         x = self.identity.expand(n, -1, -1)
-        level = torch.zeros_like(x)
+        level = torch.zeros_like(x[:1])
         if self.level is not None:
             t = torch.stack([times[spec.name] for spec in self.specs], 1)
             own = torch.stack([self._value(i, values[spec.name]) for i, spec in enumerate(self.specs)], 1)
             shown = torch.where((t < 1)[..., None], own, 0.0)  # an absent value is noise: not even its number is seen
             spare = (0, 0, 0, x.shape[1] - len(self.specs))
             x = x + nn.functional.pad(shown, spare)
-            level = level + nn.functional.pad(self.level(level_features(t)), spare)
+            level = level + nn.functional.pad(self.level(level_features(_once(t))), spare)
         if self.image_level is not None and embedding is not None:
-            level = level + self.image_level(embedding).repeat_interleave(n // len(embedding), 0)[:, None]
+            told = self.image_level(_once(embedding))[:, None]
+            level = level + (told if len(told) == 1 else told.repeat_interleave(n // len(told), 0))
         if self.summary is not None and summary is not None:
             x = x + self.summary(summary).repeat_interleave(n // len(summary), 0)[:, None]
         for i, block in enumerate(self.blocks):
@@ -114,3 +116,8 @@ class Tokens(nn.Module):
         """Raw answers: (n,) for a number, (n, levels) for a class."""
         raw = {spec.name: self.heads[i](tokens[:, i]).float() for i, spec in enumerate(self.specs)}
         return {spec.name: raw[spec.name] if spec.levels else raw[spec.name][:, 0] for spec in self.specs}
+
+
+def _once(x: Tensor) -> Tensor:
+    """One row where all are alike, as the levels of many draws are: modulation is most of what a token costs."""
+    return x[:1] if bool((x == x[:1]).all()) else x
