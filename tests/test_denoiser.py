@@ -276,7 +276,8 @@ def test_draws_are_the_same_one_by_one_and_in_a_batch() -> None:
             for draw in range(n):
                 alone = ask(slice(row, row + 1), 1, first_row=row, first_draw=draw)
                 for name in wanted:
-                    torch.testing.assert_close(alone[name][0, 0], together[name][row, draw], atol=1e-5, rtol=1e-5)
+                    # sums over an image run in another order, which leaves some 1e-5
+                    torch.testing.assert_close(alone[name][0, 0], together[name][row, draw], atol=5e-5, rtol=1e-5)
 
 
 def test_an_untrained_network_loses_what_the_marginal_does() -> None:

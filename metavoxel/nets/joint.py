@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from metavoxel.codecs import STRICT
 from metavoxel.errors import MetavoxelError
 from metavoxel.nets.blocks import LevelEmbedding, level_features
-from metavoxel.nets.tokens import Tokens, TokenSpec
+from metavoxel.nets.tokens import Memory, Tokens, TokenSpec
 from metavoxel.nets.unet import Decoder, Encoder, Features
 
 
@@ -38,14 +38,14 @@ class NetSettings:
 
 @dataclass(frozen=True)
 class Scan:
-    """Features of a batch of scans, with the keys and values that the tokens read."""
+    """Features of a batch of scans, with what the tokens read of them."""
 
     features: Features
-    memory: list[tuple[Tensor, Tensor]]
+    memory: Memory
 
     def rows(self, index: Tensor) -> "Scan":
         """Only these scans."""
-        return Scan(self.features.rows(index), [(key[index], value[index]) for key, value in self.memory])
+        return Scan(self.features.rows(index), self.memory.rows(index))
 
 
 class JointNet(nn.Module):
@@ -93,17 +93,18 @@ class JointNet(nn.Module):
             summary = level(level_features(_thinned(t)).mean(1))
             embedding = summary if embedding.dim() == 0 else embedding + summary
         features = self.encoder(torch.cat(maps, 1), embedding)
-        return Scan(features, self.tokens.remember(features.memory))
+        return Scan(features, self.tokens.remember(features.memory, features.embedding, features.summary))
 
     def attend(self, scalars: dict[str, Tensor], times: dict[str, Tensor], scan: Scan | None) -> Tensor:
-        """Scalars (n,) and their levels (n,), n a multiple of the scan's rows -> tokens (n, length, width)."""
-        if scan is None:
-            return self.tokens(scalars, times, None, None, None)
-        return self.tokens(scalars, times, scan.memory, scan.features.embedding, scan.features.summary)
+        """Scalars (n,) and their levels (n,), n a multiple of the scan's rows -> tokens (n, scalars, width)."""
+        memory = scan.memory if scan is not None else self.tokens.remember(None, None, None)
+        return self.tokens(scalars, times, memory)
 
     def decode(self, scan: Scan, tokens: Tensor) -> dict[str, Tensor]:
-        """One raw value for every entry of every image: (rows, channels, *grid)."""
-        raw = self.decoder(scan.features, tokens).float()
+        """tokens: of as many rows as the scan, or of none -> one raw value for every entry of every image: (rows,
+        channels, *grid)."""
+        told = torch.cat([tokens, scan.memory.told], 1)
+        raw = self.decoder(scan.features, told).float()
         return dict(zip(self.images, raw.split(list(self.images.values()), 1)))
 
 

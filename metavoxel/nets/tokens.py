@@ -1,4 +1,8 @@
-"""Scalars as tokens: each carries its value, its own level and its name; they read the scan and one another."""
+"""Scalars as tokens: each carries its value, its own level and its name; they read the scan and one another.
+
+Registers, tokens that stand for no scalar, read the scan and not the scalars: they are computed once a scan, whatever is
+asked of it and how often.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +13,8 @@ from torch import Tensor, nn
 from metavoxel.nets.blocks import Attention, LevelEmbedding, level_features, waves, zero
 
 VALUE_WAVES = 8
+
+KeysValues = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -31,18 +37,44 @@ class TokenBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.modulation = zero(nn.Linear(width, 9 * width))
 
-    def forward(self, x: Tensor, level: Tensor, memory: tuple[Tensor, Tensor] | None) -> Tensor:
-        """x (n, length, width), level the same or of one row; memory: keys and values from `scan.remember`, of n rows or a
-        divisor of n."""
+    def forward(
+        self, x: Tensor, level: Tensor, scan: KeysValues | None, registers: KeysValues | None = None
+    ) -> tuple[Tensor, KeysValues]:
+        """x (n, length, width), level the same or of one row; keys and values of the scan, and of the registers that x
+        reads beside itself, of n rows or a divisor of n. Returns x after, and x's own keys and values."""
         parts = self.modulation(nn.functional.silu(level)).chunk(9, -1)
         normed = self._modulate(x, *parts[:2])
-        x = x + parts[2] * self.own(normed, self.own.remember(normed))
-        if self.scan is not None and memory is not None:
-            x = x + parts[5] * self.scan(self._modulate(x, *parts[3:5]), memory)
-        return x + parts[8] * self.mlp(self._modulate(x, *parts[6:8]))
+        own = self.own.remember(normed)
+        read = own if registers is None else _beside(own, registers)
+        x = x + parts[2] * self.own(normed, read)
+        if self.scan is not None and scan is not None:
+            x = x + parts[5] * self.scan(self._modulate(x, *parts[3:5]), scan)
+        return x + parts[8] * self.mlp(self._modulate(x, *parts[6:8])), own
 
     def _modulate(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         return self.norm(x) * (1 + scale) + shift
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What tokens read of a batch of scans: (rows, ...) each; of one row where there are no images."""
+
+    start: Tensor
+    """(rows, width): added to every token."""
+    level: Tensor
+    """(rows, width): of the images."""
+    scan: list[KeysValues | None]
+    """Of each block."""
+    registers: list[KeysValues]
+    """Of each block."""
+    told: Tensor
+    """(rows, registers, width): the registers after the last block, for the decoder."""
+
+    def rows(self, index: Tensor) -> "Memory":
+        """Only these rows."""
+        scan = [None if pair is None else (pair[0][index], pair[1][index]) for pair in self.scan]
+        registers = [(key[index], value[index]) for key, value in self.registers]
+        return Memory(self.start[index], self.level[index], scan, registers, self.told[index])
 
 
 class Tokens(nn.Module):
@@ -75,36 +107,36 @@ class Tokens(nn.Module):
             nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, spec.levels or 1)) for spec in self.specs
         )
 
-    def remember(self, memory: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values of the scan for every block: (rows, length, memory width) each."""
-        return [block.scan.remember(memory) for block in self.blocks]  # type: ignore[union-attr, operator]
+    def remember(self, features: Tensor | None, embedding: Tensor | None, summary: Tensor | None) -> Memory:
+        """What all questions about these scans share. features: (rows, length, memory width); all None without images."""
+        rows, width = 1 if embedding is None else len(embedding), self.identity.shape[1]
+        none = self.identity.new_zeros(rows, width)
+        start = none if self.summary is None or summary is None else self.summary(summary)
+        level = none if self.image_level is None or embedding is None else self.image_level(embedding)
+        x = self.identity[len(self.specs) :] + start[:, None]
+        scan: list[KeysValues | None] = []
+        registers = []
+        for block in self.blocks:
+            scan.append(None if block.scan is None or features is None else block.scan.remember(features))  # type: ignore[union-attr, operator]
+            x, own = block(x, level[:, None], scan[-1])
+            registers.append(own)
+        return Memory(start, level, scan, registers, self.norm(x))
 
-    def forward(
-        self,
-        values: dict[str, Tensor],
-        times: dict[str, Tensor],
-        memory: list[tuple[Tensor, Tensor]] | None,
-        embedding: Tensor | None,
-        summary: Tensor | None,
-    ) -> Tensor:
-        """values, times: (n,) each; memory, embedding, summary of n rows or a divisor of n -> tokens (n, length, width)."""
-        n = len(next(iter(values.values()))) if values else len(embedding)  # type: ignore[arg-type]
-        x = self.identity.expand(n, -1, -1)
-        level = torch.zeros_like(x[:1])
-        if self.level is not None:
-            t = torch.stack([times[spec.name] for spec in self.specs], 1)
-            own = torch.stack([self._value(i, values[spec.name]) for i, spec in enumerate(self.specs)], 1)
-            shown = torch.where((t < 1)[..., None], own, 0.0)  # an absent value is noise: not even its number is seen
-            spare = (0, 0, 0, x.shape[1] - len(self.specs))
-            x = x + nn.functional.pad(shown, spare)
-            level = level + nn.functional.pad(self.level(level_features(_once(t))), spare)
-        if self.image_level is not None and embedding is not None:
-            told = self.image_level(_once(embedding))[:, None]
-            level = level + (told if len(told) == 1 else told.repeat_interleave(n // len(told), 0))
-        if self.summary is not None and summary is not None:
-            x = x + self.summary(summary).repeat_interleave(n // len(summary), 0)[:, None]
-        for i, block in enumerate(self.blocks):
-            x = block(x, level, memory[i] if memory else None)
+    def forward(self, values: dict[str, Tensor], times: dict[str, Tensor], memory: Memory) -> Tensor:
+        """values, times: (n,) each, n a multiple of the memory's rows -> tokens (n, scalars, width)."""
+        if not self.specs:
+            return memory.told[:, :0]
+        t = torch.stack([times[spec.name] for spec in self.specs], 1)
+        own = torch.stack([self._value(i, values[spec.name]) for i, spec in enumerate(self.specs)], 1)
+        shown = torch.where((t < 1)[..., None], own, 0.0)  # an absent value is noise: not even its number is seen
+        draws = len(t) // len(memory.start)
+        x = self.identity[: len(self.specs)] + shown + memory.start.repeat_interleave(draws, 0)[:, None]
+        of_images = _once(memory.level)[:, None]
+        level = self.level(level_features(_once(t))) + (  # type: ignore[misc]
+            of_images if len(of_images) == 1 else of_images.repeat_interleave(draws, 0)
+        )
+        for block, scan, registers in zip(self.blocks, memory.scan, memory.registers):
+            x, _ = block(x, level, scan, registers)
         return self.norm(x)
 
     def _value(self, i: int, x: Tensor) -> Tensor:
@@ -116,6 +148,13 @@ class Tokens(nn.Module):
         """Raw answers: (n,) for a number, (n, levels) for a class."""
         raw = {spec.name: self.heads[i](tokens[:, i]).float() for i, spec in enumerate(self.specs)}
         return {spec.name: raw[spec.name] if spec.levels else raw[spec.name][:, 0] for spec in self.specs}
+
+
+def _beside(own: KeysValues, registers: KeysValues) -> KeysValues:
+    """Keys and values of every draw's own tokens and of its scan's registers: (n, heads, length, width / heads)."""
+    draws = len(own[0]) // len(registers[0])
+    key, value = (torch.cat([one, other.repeat_interleave(draws, 0)], 2) for one, other in zip(own, registers))
+    return key, value
 
 
 def _once(x: Tensor) -> Tensor:
