@@ -87,7 +87,7 @@ class MixtureTimes:
             level = torch.where(kind < given, known, unknown)
             # an image asked for is at any level, since it is generated, but mostly near noise, where thousands of voxels
             # settle what no single one shows: the size of a head; a scalar is mostly asked in one evaluation
-            level = torch.where(asked == position, 1 - spread**2 if is_image else unknown, level)
+            level = torch.where(asked == position, 1 - spread**1.5 if is_image else unknown, level)
             level = torch.where(is_tied, shared, level)
             times[variable.name] = full_level(variable, level, n, level.device)
             if is_image and self.partial:
