@@ -72,8 +72,8 @@ class Given:
     value: Tensor
     mask: Tensor | None = None
     observed: Tensor | None = None
-    each: bool = False
     level: Callable[[float], float] = field(default=known)
+    each: bool = False
 
 
 @dataclass(frozen=True)

@@ -312,6 +312,21 @@ def test_images_start_from_the_mean_of_such_people(tmp_path: Path) -> None:
     assert (mean[80, "M"] - mean[80, "F"])[3:].mean() == pytest.approx(0.0, abs=0.12)
 
 
+def test_facts_hang_together_without_a_scan(tmp_path: Path) -> None:
+    """Trained on scans that say nothing, it knows what a sex says of an age when no scan is given."""
+    rng = np.random.default_rng(0)
+    male = rng.random(400) < 0.5
+    age = np.where(male, 65.0, 35.0) + rng.normal(0, 4, 400)
+    schema = mv.Schema([mv.Image("scan", (6, 6)), mv.Continuous("age"), mv.Categorical("sex", ("F", "M"))])
+    config = mv.preset("tiny", augment=False, reading=0, net={"widths": (8,), "patch": 1, "token_width": 32},
+                       joint={"steps": 80, "batch": 8, "validate_every": 80, "rate": 3e-3, "average": 0.9})  # fmt: skip
+    table = pd.DataFrame({"age": age, "sex": np.where(male, "M", "F")})
+    model = mv.fit(schema, {"scan": rng.normal(size=(400, 6, 6))}, table, tmp_path / "m", config, quiet=True)
+    draws = {sex: model.sample({"sex": sex}, ["age"], n=400) for sex in ("F", "M")}
+    assert draws["F"].mean("age") == pytest.approx(35, abs=2) and draws["M"].mean("age") == pytest.approx(65, abs=2)
+    assert draws["F"].std("age") == pytest.approx(4, rel=0.5)
+
+
 def test_a_model_of_images_alone_trains(tmp_path: Path) -> None:
     images = np.random.default_rng(0).normal(size=(20, 6, 6))
     config = mv.preset("tiny", augment=False, net={"widths": (8,), "patch": 1, "token_width": 16},

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from metavoxel.noise import Noise
 from metavoxel.schema import Image, Latent, Observed, Schema, Times
-from metavoxel.times import MixtureTimes, SharedTimes, even_plan, repaint_plan
+from metavoxel.times import MixtureTimes, SharedTimes, even_plan, facts_plan, images_plan, repaint_plan
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -125,6 +125,20 @@ def test_levels_of_a_row_do_not_depend_on_the_batch() -> None:
     together = draw(MixtureTimes(), schema, n=50)
     alone = MixtureTimes().draw(schema, everyone(schema, 1), Noise(0, torch.tensor([31])))
     assert all(torch.equal(t[0], together[name][31]) for name, t in alone.items())
+
+
+def test_images_that_are_asked_for_are_shown_near_noise() -> None:
+    """Where a head's size is settled: a third of the levels are above .8, and none is starved."""
+    levels = draw(MixtureTimes(read=0.0, tied=0.0, partial=0.0), oracle.schema())["scan"].flatten(1)[:, 0]
+    assert float((levels > 0.8).float().mean()) == pytest.approx(0.2 ** (2 / 3), abs=0.03)
+    assert float((levels < 0.2).float().mean()) > 0.1
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 20])
+def test_plans_walk_from_noise_to_data_without_a_gap(steps: int) -> None:
+    for plan in (images_plan(steps), facts_plan(steps)):
+        assert len(plan) == steps and plan[0][0] == 1 and plan[-1][1] == 0
+        assert all(before[1] == after[0] for before, after in pairwise(plan)) and all(t > s for t, s in plan)
 
 
 @given(st.integers(1, 60), st.floats(0.05, 1))
