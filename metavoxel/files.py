@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import platform
 import secrets
@@ -45,6 +46,21 @@ def _write_error(path: Path, error: OSError) -> Exception:
     if error.errno == errno.EISDIR:
         return MetavoxelError(f"{path}: is a folder; give the name of a file")
     return error
+
+
+def files_of(path: Path) -> list[Path]:
+    """A scan's files: itself, or those in a folder that is a DICOM series, by name; none where nothing is there."""
+    if path.is_dir():
+        return sorted(file for file in path.iterdir() if file.is_file())
+    return [path] if path.is_file() else []
+
+
+def checksum(path: Path) -> str:
+    """sha256: and the digits for all bytes of a scan's files."""
+    digest = hashlib.sha256()
+    for file in files_of(path):
+        digest.update(file.read_bytes())
+    return f"sha256:{digest.hexdigest()}"
 
 
 def make_folder(folder: str | os.PathLike[str]) -> Path:

@@ -33,6 +33,7 @@ from metavoxel.data.table import (
 )
 from metavoxel.data.volume import is_scan_name, scan_stem
 from metavoxel.errors import MetavoxelError
+from metavoxel.files import files_of
 
 
 @dataclass
@@ -132,8 +133,8 @@ class Cohort:
         for name, paths in self.scans.items():
             digest.update(name.encode())
             for path in paths:
-                stat = path.stat() if path and path.exists() else None
-                digest.update(f"{path} {(stat.st_size, stat.st_mtime_ns) if stat else ''}\n".encode())
+                stats = [file.stat() for file in files_of(path)] if path else []
+                digest.update(f"{path} {' '.join(f'({s.st_size}, {s.st_mtime_ns})' for s in stats)}\n".encode())
         return digest.hexdigest()[:16]
 
 
