@@ -17,6 +17,7 @@ from metavoxel.clocks import CLOCKS
 from metavoxel.config import Config, from_dict
 from metavoxel.config import preset as preset_config
 from metavoxel.data.cohort import Cohort, read_cohort
+from metavoxel.data.shares import held_out
 from metavoxel.denoiser import JointDenoiser, LearnedDenoiser, make_denoiser, told
 from metavoxel.diffusion import joint_loss
 from metavoxel.errors import MetavoxelError
@@ -86,9 +87,9 @@ def infer_schema(cohort: Cohort, config: Config) -> Schema:
         if guess.kind == "continuous":
             scaling = config.scaling.get(name, config.scaling.get("*", "linear"))
             variables.append(Continuous(name, guess.unit or "", scaling, clock=clock))
-        elif guess.kind == "categorical" and len(guess.levels) > 1:
+        elif guess.is_class and len(guess.levels) > 1:
             levels = tuple(guess.levels)
-            is_ordinal = name in config.ordinal
+            is_ordinal = guess.kind == "ordinal" or name in config.ordinal
             variables.append(Ordinal(name, levels) if is_ordinal else Categorical(name, levels, config.chain))
     return Schema(variables)
 
@@ -119,7 +120,8 @@ def fit(
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     stacks = {name: x if isinstance(x, ImageStack) else ImageStack.from_array(x) for name, x in images.items()}
     people = np.arange(len(table)) if people is None else people
-    training, validation = _split(people, config)
+    out_of_training = torch.from_numpy(held_out(people, config.validation, config.seed))
+    training, validation = torch.nonzero(~out_of_training)[:, 0], torch.nonzero(out_of_training)[:, 0]
     rows = table.iloc[training.numpy()]
     schema = start.schema.among(rows) if start else schema.fit(rows)
     folder = Path(out)
@@ -327,17 +329,6 @@ def _encode_all(
     if temporary and file:
         temporary.replace(file)
     return latents
-
-
-def _split(people: np.ndarray, config: Config) -> tuple[Tensor, Tensor]:
-    """Rows for training and for validation; nobody is in both."""
-    unique = np.unique(people)
-    if len(unique) < 2:
-        raise MetavoxelError(f"the cohort holds {len(unique)} people; training needs at least 2, better hundreds")
-    count = min(max(1, round(config.validation * len(unique))), len(unique) - 1)
-    held_out = np.random.default_rng(config.seed).permutation(unique)[:count]
-    out = np.isin(people, held_out)
-    return torch.from_numpy(np.flatnonzero(~out)), torch.from_numpy(np.flatnonzero(out))
 
 
 def _claim(folder: Path, resume: bool) -> Path:

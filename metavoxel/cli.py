@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from typer.exceptions import TyperException
 
+from metavoxel.data.commands import CohortArg, PatternOption, SchemaOption, VariablesOption, schema
 from metavoxel.errors import MetavoxelError
 from metavoxel.options import names
 from metavoxel.prepare.commands import prepare, restore
@@ -80,22 +81,22 @@ def phantom(
     say(f"{n} subjects in {out}; exact posteriors in {out / 'derivatives/phantom/posterior.tsv'}")
 
 
+app.command()(schema)
 app.command()(prepare)
 app.command()(restore)
 
 
 @app.command()
 def train(
-    cohort: Annotated[str, typer.Argument(help="BIDS folder, or a table (.tsv, .csv) of facts and scans.")],
+    cohort: CohortArg,
     out: Annotated[Path, typer.Option("-o", "--out", help="New model folder.")],
     preset: Annotated[str, typer.Option(help="tiny, small or paper.")] = "tiny",
     config: Annotated[Path | None, typer.Option(help="YAML laid over the preset.")] = None,
     init: Annotated[str | None, typer.Option(help="Model to start from: variables, network, weights, scalings.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped training in the same folder.")] = False,
-    variables: Annotated[str | None, typer.Option(help="Scans and columns to use, e.g. T1w,age,sex=gender.")] = None,
-    pattern: Annotated[
-        str | None, typer.Option(help="Where a table's scans lie: scans/{participant_id}_{modality}.nii.gz")
-    ] = None,
+    variables: VariablesOption = None,
+    pattern: PatternOption = None,
+    schema: SchemaOption = None,
     cache: Annotated[Path | None, typer.Option(help="Keep resampled scans here between runs.")] = None,
     exclude: Annotated[
         str | None, typer.Option(help="People to leave out, sub-01,sub-07, or a file with one a line.")
@@ -115,7 +116,7 @@ def train(
     settings = read_config(config, preset) if config else named(preset)
     if seed is not None:
         settings = replace(settings, seed=seed)
-    data = read_cohort(cohort, names(variables), pattern)
+    data = read_cohort(cohort, names(variables), pattern, schema)
     if exclude is not None:
         data = data.exclude(read_names(exclude))
     model = build(data, settings, out, resume=resume, init=init, cache=cache, device=device)

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metavoxel.data.cohort import Cohort, concat, read_cohort
-from metavoxel.data.table import check_plausible, describe_columns, levels, numbers, read_sidecar, read_table
+from metavoxel.data.columns import describe_columns
+from metavoxel.data.table import check_plausible, levels, numbers, read_sidecar, read_table
 from metavoxel.errors import MetavoxelError
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"

@@ -5,23 +5,23 @@ from typing import Annotated
 
 import typer
 
+from metavoxel.data.commands import CohortArg, PatternOption, SchemaOption, VariablesOption
 from metavoxel.errors import MetavoxelError
 from metavoxel.options import names
 from metavoxel.progress import one_bar, say
 
 
 def prepare(
-    cohort: Annotated[str, typer.Argument(help="BIDS folder, or a table (.tsv, .csv, .xlsx), of raw scans.")],
+    cohort: CohortArg,
     out: Annotated[Path, typer.Argument(help="Folder for the prepared cohort; a stopped run there is gone on with.")],
     strip: Annotated[
         str, typer.Option(help="How brains are found: auto, none (already stripped), mask (yours), hd-bet.")
     ] = "auto",
     registration: Annotated[str, typer.Option(help="rigid (keeps the head's size) or affine.")] = "rigid",
     spacing: Annotated[float, typer.Option(help="Voxel size of the result, mm.")] = 1.0,
-    variables: Annotated[str | None, typer.Option(help="Scans and columns to take, e.g. T1w,age,sex=gender.")] = None,
-    pattern: Annotated[
-        str | None, typer.Option(help="Where a table's scans lie: scans/{participant_id}_{modality}.nii.gz")
-    ] = None,
+    variables: VariablesOption = None,
+    pattern: PatternOption = None,
+    schema: SchemaOption = None,
     masks: Annotated[
         str | None, typer.Option(help="Where brain masks lie: masks/{participant_id}.nii.gz; default: derivatives/.")
     ] = None,
@@ -34,7 +34,7 @@ def prepare(
     from metavoxel.prepare.task import Settings
 
     settings = Settings(strip, registration, spacing, seed)
-    data = read_cohort(cohort, names(variables), pattern)
+    data = read_cohort(cohort, names(variables), pattern, schema)
     with one_bar("prepare") as report:
         outcome = prepare_cohort(data, out, settings, jobs=jobs, masks=masks, progress=report)
     for note in [*data.notes, *outcome.notes]:

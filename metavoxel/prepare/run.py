@@ -175,7 +175,7 @@ def _describe(out: Path, cohort: Cohort, tasks: list[Task]) -> None:
     columns: dict[str, dict[str, object]] = {}
     for name, guess in cohort.columns.items():
         columns[name] = dict(said.get(name, {}))
-        if guess.kind == "categorical":
+        if guess.is_class:
             meanings = columns[name].get("Levels")
             meanings = meanings if isinstance(meanings, dict) else {}
             columns[name]["Levels"] = {level: meanings.get(level, level) for level in guess.levels}
@@ -183,6 +183,10 @@ def _describe(out: Path, cohort: Cohort, tasks: list[Task]) -> None:
             columns[name]["Units"] = guess.unit
     with atomic_write(out / "participants.json") as file:
         file.write(json.dumps(columns, indent=2) + "\n")
+    schema = out / "schema.yaml"
+    if not schema.exists():  # a person may have edited the one that is there
+        with atomic_write(schema) as file:
+            file.write(cohort.schema_yaml())
 
 
 def _strangers(out: Path, tasks: list[Task]) -> list[str]:
