@@ -18,6 +18,7 @@ from metavoxel.config import Config, from_dict
 from metavoxel.config import preset as preset_config
 from metavoxel.data.cohort import Cohort, read_cohort
 from metavoxel.data.shares import held_out
+from metavoxel.data.splits import part_of
 from metavoxel.denoiser import JointDenoiser, LearnedDenoiser, make_denoiser, told
 from metavoxel.diffusion import joint_loss
 from metavoxel.errors import MetavoxelError
@@ -48,13 +49,17 @@ def train(
     cache: str | Path | None = None,
     device: str | None = None,
     quiet: bool = False,
+    split: str | Path | None = None,
+    fold: int | None = None,
 ) -> MetaVoxel:
     """Trains on a cohort and saves the model in the folder `out`.
 
     resume: go on from what a stopped run left in `out`. init: a model to start from: its variables, network, weights and
     scalings. cache: where scans on the model's grid are kept between runs (default: in `out`, while training).
+    split: a file of `metavoxel split`: only its part train is used, without the fold `fold`; the summary records it.
     """
-    cohort = cohort if isinstance(cohort, Cohort) else read_cohort(cohort)
+    whole = cohort if isinstance(cohort, Cohort) else read_cohort(cohort)
+    cohort, taken = part_of(whole, split, "train", fold)
     config = preset if isinstance(preset, Config) else preset_config(preset)
     start = load(init, device=device) if init is not None else None
     schema = start.schema if start else infer_schema(cohort, config)
@@ -74,7 +79,7 @@ def train(
                              index=pd.Index(cohort.table["participant_id"], name=None))  # fmt: skip
         people = cohort.table["participant_id"].to_numpy()
         return fit(schema, stacks, table, folder, config, people, resume=resume, start=start, device=device, quiet=quiet,
-                   cache=Path(scratch))  # fmt: skip
+                   cache=Path(scratch), about=taken)  # fmt: skip
 
 
 def infer_schema(cohort: Cohort, config: Config) -> Schema:
@@ -107,11 +112,13 @@ def fit(
     cache: Path | None = None,
     device: str | None = None,
     quiet: bool = False,
+    about: Mapping[str, object] | None = None,
 ) -> MetaVoxel:
     """Trains on arrays: images name -> (rows, *shape), all NaN where missing; table with as many rows.
 
     start: a model whose variables, scalings, networks and weights to start from. Spans and laws are the new cohort's.
     people: (rows,) who each row is, so that nobody is in both training and validation; default: all different.
+    about: what the summary says besides.
     """
     torch.manual_seed(config.seed)
     if start:  # weights fit their own network only
@@ -174,7 +181,7 @@ def fit(
     summary = {
         "rows": len(table), "people": len(set(people)), "training_rows": len(training),
         "validation_rows": len(validation), "validation": figures, "columns": _describe(schema, table, stacks),
-        "usual": _usual(denoiser, sources, validation, place),
+        "usual": _usual(denoiser, sources, validation, place), **(about or {}),
     }  # fmt: skip
     model = MetaVoxel(schema, denoiser, codecs, config, summary)
     model.save(folder)

@@ -19,7 +19,7 @@ from metavoxel.data import scans as scan_files
 from metavoxel.data.columns import ColumnGuess, columns_yaml, describe_columns, read_columns
 from metavoxel.data.review import flagged_notes
 from metavoxel.data.scans import Found, Session
-from metavoxel.data.shares import deal
+from metavoxel.data.shares import deal, strata_of
 from metavoxel.data.table import (
     IDENTIFIERS,
     TABLE_SUFFIXES,
@@ -104,9 +104,7 @@ class Cohort:
         `stratify`: columns whose values (numbers: in fifths) are spread evenly over the parts. No part is empty.
         """
         kinds = self.kinds(stratify)
-        alike = kinds.groupby(list(kinds), observed=True) if stratify else None
-        strata = np.zeros(len(kinds), dtype=int) if alike is None else alike.ngroup().to_numpy()
-        part_of = dict(zip(kinds.index, deal(strata, fractions, seed)))
+        part_of = dict(zip(kinds.index, deal(strata_of(kinds), fractions, seed)))
         rows = self.table["participant_id"].map(part_of).to_numpy()
         return [self.subset(np.flatnonzero(rows == part)) for part in range(len(fractions))]
 

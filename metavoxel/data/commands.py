@@ -1,4 +1,4 @@
-"""The commands about a cohort's table: schema. Heavy imports stay inside, so that `metavoxel --help` is quick."""
+"""The commands schema and split. Heavy imports stay inside, so that `metavoxel --help` is quick."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +16,10 @@ PatternOption = Annotated[
 ]
 SchemaOption = Annotated[
     Path | None, typer.Option("--schema", help="What each column holds: a file of metavoxel schema, edited by you.")
+]
+SplitOption = Annotated[Path | None, typer.Option("--split", help="Who is in which part: a file of metavoxel split.")]
+FoldOption = Annotated[
+    int | None, typer.Option("--fold", help="Of --split: the fold that training leaves out, and predict answers.")
 ]
 
 
@@ -37,3 +41,28 @@ def schema(
     with atomic_write(out) as file:
         file.write(data.schema_yaml())
     say(f"{out}; edit it, then: metavoxel train {cohort} --schema {out} -o model/")
+
+
+def split(
+    cohort: CohortArg,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Table to write, .tsv; how it was drawn goes beside it.")],
+    test: Annotated[float, typer.Option(help="Share of the people for testing; 0: none.")] = 0.2,
+    folds: Annotated[int, typer.Option(help="Parts of the others, for cross-validation; 0: none.")] = 0,
+    seed: Annotated[int, typer.Option(help="Same seed, same split.")] = 0,
+    stratify: Annotated[
+        str | None, typer.Option(help="Columns to spread evenly, comma-separated; default: age, sex and site.")
+    ] = None,
+    variables: VariablesOption = None,
+    pattern: PatternOption = None,
+) -> None:
+    """Deals people into training, testing and folds, alike in age, sex and site; train --split uses it."""
+    from metavoxel.data.cohort import read_cohort
+    from metavoxel.data.splits import draw_split
+
+    data = read_cohort(cohort, names(variables), pattern)
+    drawn = draw_split(data, test, folds, seed, names(stratify))
+    drawn.save(out)
+    for group in drawn.about["SameScans"]:
+        say(f"{' and '.join(group)} have the same scan, byte for byte; they are kept in one part")
+    counted = ", ".join(f"{part} {count}" for part, count in drawn.about["People"].items())
+    say(f"{out}: {counted}; spread evenly: {', '.join(drawn.about['StratifiedBy']) or 'nothing'}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 
 from metavoxel.errors import MetavoxelError
 
@@ -24,6 +25,13 @@ def deal(strata: np.ndarray, fractions: Sequence[float], seed: int) -> np.ndarra
     parts = np.empty(len(strata), dtype=int)
     parts[order] = _deal_in_turn(len(strata), fractions)
     return parts
+
+
+def strata_of(kinds: pd.DataFrame) -> np.ndarray:
+    """(n,) int: the number of each row's stratum, the rows that are alike in all columns; 0 where there are none."""
+    if kinds.shape[1] == 0:
+        return np.zeros(len(kinds), dtype=int)
+    return kinds.groupby(list(kinds), observed=True).ngroup().to_numpy()
 
 
 def held_out(people: np.ndarray, share: float, seed: int) -> np.ndarray:
