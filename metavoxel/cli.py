@@ -19,6 +19,7 @@ from metavoxel.data.commands import (
     SchemaOption,
     SplitOption,
     VariablesOption,
+    datasets,
     schema,
     split,
 )
@@ -92,6 +93,7 @@ def phantom(
 
 app.command()(schema)
 app.command()(split)
+app.command()(datasets)
 app.command()(prepare)
 app.command()(restore)
 

@@ -31,12 +31,13 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
             os.fsync(handle.fileno())
         os.replace(temporary, path)  # noqa: PTH105 - the call that the tests make fail
     except OSError as error:
-        raise _write_error(path, error) from error
+        raise write_error(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _write_error(path: Path, error: OSError) -> Exception:
+def write_error(path: Path, error: OSError) -> Exception:
+    """What went wrong while `path` was written, in words where a person can mend it; else the error itself."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return MetavoxelError(f"disk full while writing {path}; free space or choose another folder")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -84,7 +85,7 @@ def only_one(path: Path, doing: str) -> Iterator[None]:
     try:
         handle = path.open("a+", encoding="utf-8")
     except OSError as error:
-        raise _write_error(path, error) from error
+        raise write_error(path, error) from error
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

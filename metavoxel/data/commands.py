@@ -1,13 +1,14 @@
-"""The commands schema and split. Heavy imports stay inside, so that `metavoxel --help` is quick."""
+"""The commands schema, split and datasets. Heavy imports stay inside, so that `metavoxel --help` is quick."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from metavoxel.errors import MetavoxelError
 from metavoxel.files import atomic_write
 from metavoxel.options import names
-from metavoxel.progress import say
+from metavoxel.progress import one_bar, say
 
 CohortArg = Annotated[str, typer.Argument(help="BIDS folder, or a table (.tsv, .csv, .xlsx) of facts and scans.")]
 VariablesOption = Annotated[str | None, typer.Option(help="Scans and columns to use, e.g. T1w,age,sex=gender.")]
@@ -66,3 +67,29 @@ def split(
         say(f"{' and '.join(group)} have the same scan, byte for byte; they are kept in one part")
     counted = ", ".join(f"{part} {count}" for part, count in drawn.about["People"].items())
     say(f"{out}: {counted}; spread evenly: {', '.join(drawn.about['StratifiedBy']) or 'nothing'}")
+
+
+def datasets(
+    name: Annotated[str | None, typer.Argument(help="ixi, or an accession of OpenNeuro; without it: a list.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for the data; default: NAME.")] = None,
+    images: Annotated[str | None, typer.Option(help="Kinds of scan, comma-separated: T1w,FLAIR; default: all.")] = None,
+    accept: Annotated[bool, typer.Option("--accept-licence", help="You have read the licence and keep to it.")] = False,
+) -> None:
+    """Lists cohorts with open licences, and downloads one; a stopped download is gone on with."""
+    from metavoxel.data.datasets import CATALOGUE, download, find
+
+    if name is None:
+        for listed in CATALOGUE:
+            typer.echo(f"{listed.name:10} {listed.people:>9} people  {listed.licence:14} {listed.what}  {listed.page}")
+        typer.echo("Any other data set of OpenNeuro: metavoxel datasets ds000001")
+        return
+    dataset = find(name)
+    say(f"{dataset.name}: {dataset.what}; licence: {dataset.licence}; {dataset.page}")
+    if not accept:
+        fix = f"read its licence, {dataset.licence}, and add --accept-licence"
+        raise MetavoxelError(f"{name}: nothing is downloaded yet; {fix}")
+    folder = out or Path(name)
+    with one_bar(f"{name}, MB") as report:
+        files = download(dataset, folder, names(images), report)
+    pattern = " --pattern 'IXI-T1/{participant_id}-T1.nii.gz'" if dataset.name == "ixi" else ""
+    say(f"{len(files)} files in {folder}; next: metavoxel prepare {folder} prepared/{pattern}")
