@@ -337,7 +337,7 @@ def _join(table: pd.DataFrame, found: Found, table_path: Path, notes: list[str])
         pairs = [(row, s) for row, person in enumerate(people) for s in scanned.get(person, [""])]
         rows, sessions = [row for row, _ in pairs], [s for _, s in pairs]
     keys = [(people[row], session) for row, session in zip(rows, sessions)]
-    extra = [key for key in sorted(found) if key not in set(keys)]
+    extra = sorted(set(found) - set(keys))
     if extra and people:
         notes.append(f"{len(extra)} scanned sessions have no row in {table_path.name}, e.g. sub-{extra[0][0]}")
     prefix = "sub-" if table["participant_id"].str.startswith("sub-").any() or not people else ""
