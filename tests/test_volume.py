@@ -153,6 +153,17 @@ def test_write_then_read(tmp_path, name):
     assert [p.name for p in tmp_path.iterdir()] == [name]
 
 
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.mgz"])
+def test_unreadable(tmp_path, monkeypatch, name):
+    write_volume(Volume(np.arange(60, dtype=np.float32).reshape(3, 4, 5), np.eye(4)), tmp_path / name)
+
+    def locked(*arguments, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(nib, "load", locked)  # not by chmod: an administrator reads everything
+    refused(tmp_path / name, "no permission to read it", "change the file's permissions")
+
+
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
 def test_nifti_2(tmp_path, name):
     array, affine = np.arange(60, dtype=np.float32).reshape(3, 4, 5), np.diag([-2.0, 2, 3, 1])

@@ -360,7 +360,13 @@ def _holds_paths(column: pd.Series) -> bool:
 def _paths(table: pd.DataFrame, name: str, root: Path) -> list[Path | None]:
     """A column of file names as paths below `root`; refuses a file that is not there."""
     paths = [None if pd.isna(cell) else root / str(cell) for cell in table[name]]
+    owner: dict[Path, str] = {}
     for person, path in zip(table["participant_id"], paths):
-        if path is not None and not path.is_file():
+        if path is None:
+            continue
+        if owner.setdefault(path, person) != person:
+            fix = "correct one, or write n/a"
+            raise MetavoxelError(f"{path}: is named in column {name} for both {owner[path]} and {person}; {fix}")
+        if not path.is_file():
             raise MetavoxelError(f"{path}: no such scan, named in column {name} at {person}; correct it, or write n/a")
     return paths

@@ -120,6 +120,7 @@ def _read_file(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         raise MetavoxelError(f"{path}: voxels are {kind}, not single real numbers; save one channel (or the magnitude)")
     shape = _squeezed(path, image.shape)
     _check_size(path, int(np.prod(shape, dtype=object)) * dtype.itemsize)
+    _check_placed(path, image)
     with _reading(path), np.errstate(over="ignore", invalid="ignore"):
         return image.get_fdata(dtype=np.float32, caching="unchanged"), image.affine
 
@@ -158,6 +159,22 @@ def _reading(path: Path) -> Iterator[None]:
         raise MetavoxelError(truncated if cut else f"{path}: not a NIfTI or MGH image inside; {fix}") from error
     except (OSError, ValueError) as error:  # "Expected 1000 bytes, got 700"; a shape that does not fit the bytes
         raise MetavoxelError(truncated) from error
+
+
+def _check_placed(path: Path, image: Any) -> None:
+    """Refuse a NIfTI header that says nothing of the voxels' place, or a size that nibabel would quietly mend."""
+    from nibabel.nifti1 import Nifti1Header
+
+    if not isinstance(image.header, Nifti1Header):
+        return
+    with _reading(path), image.file_map["image"].get_prepare_fileobj("rb") as file:
+        stored = type(image.header).from_fileobj(file, check=False)
+    fix = "repair the header (it maps voxels to millimetres), or convert the scan again"
+    if stored["sform_code"] <= 0 and stored["qform_code"] <= 0:
+        raise MetavoxelError(f"{path}: the affine is missing (sform and qform codes are 0); {fix}")
+    if stored["sform_code"] <= 0 and min(stored["pixdim"][1:4]) <= 0:
+        voxel = " x ".join(f"{size:g}" for size in stored["pixdim"][1:4])
+        raise MetavoxelError(f"{path}: voxels of {voxel} mm, zero or negative, cannot be right; {fix}")
 
 
 def _check_size(path: Path, promised: int) -> None:
