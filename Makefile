@@ -35,6 +35,7 @@ bench: $(READY)
 	$(BIN)/python bench/prepare.py speed
 	$(BIN)/python bench/prepare.py speed --spacing 1
 	$(BIN)/python bench/prepare.py accuracy
+	$(BIN)/python bench/index.py
 	$(BIN)/python bench/calibration.py
 	$(BIN)/python bench/surprise.py
 	$(BIN)/python bench/changes.py

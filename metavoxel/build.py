@@ -17,6 +17,8 @@ from metavoxel.clocks import CLOCKS
 from metavoxel.config import Config, from_dict
 from metavoxel.config import preset as preset_config
 from metavoxel.data.cohort import Cohort, read_cohort
+from metavoxel.data.shares import held_out
+from metavoxel.data.splits import part_of
 from metavoxel.denoiser import JointDenoiser, LearnedDenoiser, make_denoiser
 from metavoxel.diffusion import joint_loss
 from metavoxel.errors import MetavoxelError
@@ -50,13 +52,17 @@ def train(
     cache: str | Path | None = None,
     device: str | None = None,
     quiet: bool = False,
+    split: str | Path | None = None,
+    fold: int | None = None,
 ) -> MetaVoxel:
     """Trains on a cohort and saves the model in the folder `out`.
 
     resume: go on from what a stopped run left in `out`. init: a model to start from: its variables, network, weights and
     scalings. cache: where scans on the model's grid are kept between runs (default: in `out`, while training).
+    split: a file of `metavoxel split`: only its part train is used, without the fold `fold`; the summary records it.
     """
-    cohort = cohort if isinstance(cohort, Cohort) else read_cohort(cohort)
+    whole = cohort if isinstance(cohort, Cohort) else read_cohort(cohort)
+    cohort, taken = part_of(whole, split, "train", fold)
     config = preset if isinstance(preset, Config) else preset_config(preset)
     start = load(init, device=device) if init is not None else None
     schema = start.schema if start else infer_schema(cohort, config)
@@ -76,7 +82,7 @@ def train(
                              index=pd.Index(cohort.table["participant_id"], name=None))  # fmt: skip
         people = cohort.table["participant_id"].to_numpy()
         return fit(schema, stacks, table, folder, config, people, resume=resume, start=start, device=device, quiet=quiet,
-                   cache=Path(scratch))  # fmt: skip
+                   cache=Path(scratch), about=taken)  # fmt: skip
 
 
 def infer_schema(cohort: Cohort, config: Config) -> Schema:
@@ -89,9 +95,9 @@ def infer_schema(cohort: Cohort, config: Config) -> Schema:
         if guess.kind == "continuous":
             scaling = config.scaling.get(name, config.scaling.get("*", "linear"))
             variables.append(Continuous(name, guess.unit or "", scaling, clock=clock))
-        elif guess.kind == "categorical" and len(guess.levels) > 1:
+        elif guess.is_class and len(guess.levels) > 1:
             levels = tuple(guess.levels)
-            is_ordinal = name in config.ordinal
+            is_ordinal = guess.kind == "ordinal" or name in config.ordinal
             variables.append(Ordinal(name, levels) if is_ordinal else Categorical(name, levels, config.chain))
     return Schema(variables)
 
@@ -109,11 +115,13 @@ def fit(
     cache: Path | None = None,
     device: str | None = None,
     quiet: bool = False,
+    about: Mapping[str, object] | None = None,
 ) -> MetaVoxel:
     """Trains on arrays: images name -> (rows, *shape), all NaN where missing; table with as many rows.
 
     start: a model whose variables, scalings, networks and weights to start from. Spans and laws are the new cohort's.
     people: (rows,) who each row is, so that nobody is in both training and validation; default: all different.
+    about: what the summary says besides.
     """
     torch.manual_seed(config.seed)
     if start:  # weights fit their own network only
@@ -122,7 +130,8 @@ def fit(
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     stacks = {name: x if isinstance(x, ImageStack) else ImageStack.from_array(x) for name, x in images.items()}
     people = np.arange(len(table)) if people is None else people
-    training, validation = _split(people, config)
+    out_of_training = torch.from_numpy(held_out(people, config.validation, config.seed))
+    training, validation = torch.nonzero(~out_of_training)[:, 0], torch.nonzero(out_of_training)[:, 0]
     rows = table.iloc[training.numpy()]
     schema = start.schema.among(rows) if start else schema.fit(rows)
     folder = Path(out)
@@ -180,7 +189,7 @@ def fit(
     summary = {
         "rows": len(table), "people": len(set(people)), "training_rows": len(training),
         "validation_rows": len(validation), "validation": figures, "columns": _describe(schema, table, stacks),
-        "usual": _usual(denoiser, sources, validation, place),
+        "usual": _usual(denoiser, sources, validation, place), **(about or {}),
     }  # fmt: skip
     model = MetaVoxel(schema, denoiser, codecs, config, summary)
     model.save(folder)
@@ -343,17 +352,6 @@ def _encode_all(
     if temporary and file:
         temporary.replace(file)
     return latents
-
-
-def _split(people: np.ndarray, config: Config) -> tuple[Tensor, Tensor]:
-    """Rows for training and for validation; nobody is in both."""
-    unique = np.unique(people)
-    if len(unique) < 2:
-        raise MetavoxelError(f"the cohort holds {len(unique)} people; training needs at least 2, better hundreds")
-    count = min(max(1, round(config.validation * len(unique))), len(unique) - 1)
-    held_out = np.random.default_rng(config.seed).permutation(unique)[:count]
-    out = np.isin(people, held_out)
-    return torch.from_numpy(np.flatnonzero(~out)), torch.from_numpy(np.flatnonzero(out))
 
 
 def _claim(folder: Path, resume: bool) -> Path:

@@ -12,6 +12,17 @@ from rich.console import Console
 from rich.table import Table
 from typer.exceptions import TyperException
 
+from metavoxel.data.commands import (
+    CohortArg,
+    FoldOption,
+    PatternOption,
+    SchemaOption,
+    SplitOption,
+    VariablesOption,
+    datasets,
+    schema,
+    split,
+)
 from metavoxel.errors import MetavoxelError
 from metavoxel.options import names
 from metavoxel.prepare.commands import prepare, restore
@@ -80,22 +91,26 @@ def phantom(
     say(f"{n} subjects in {out}; exact posteriors in {out / 'derivatives/phantom/posterior.tsv'}")
 
 
+app.command()(schema)
+app.command()(split)
+app.command()(datasets)
 app.command()(prepare)
 app.command()(restore)
 
 
 @app.command()
 def train(
-    cohort: Annotated[str, typer.Argument(help="BIDS folder, or a table (.tsv, .csv) of facts and scans.")],
+    cohort: CohortArg,
     out: Annotated[Path, typer.Option("-o", "--out", help="New model folder.")],
     preset: Annotated[str, typer.Option(help="tiny, small or paper.")] = "tiny",
     config: Annotated[Path | None, typer.Option(help="YAML laid over the preset.")] = None,
     init: Annotated[str | None, typer.Option(help="Model to start from: variables, network, weights, scalings.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped training in the same folder.")] = False,
-    variables: Annotated[str | None, typer.Option(help="Scans and columns to use, e.g. T1w,age,sex=gender.")] = None,
-    pattern: Annotated[
-        str | None, typer.Option(help="Where a table's scans lie: scans/{participant_id}_{modality}.nii.gz")
-    ] = None,
+    variables: VariablesOption = None,
+    pattern: PatternOption = None,
+    schema: SchemaOption = None,
+    split: SplitOption = None,
+    fold: FoldOption = None,
     cache: Annotated[Path | None, typer.Option(help="Keep resampled scans here between runs.")] = None,
     exclude: Annotated[
         str | None, typer.Option(help="People to leave out, sub-01,sub-07, or a file with one a line.")
@@ -115,10 +130,10 @@ def train(
     settings = read_config(config, preset) if config else named(preset)
     if seed is not None:
         settings = replace(settings, seed=seed)
-    data = read_cohort(cohort, names(variables), pattern)
+    data = read_cohort(cohort, names(variables), pattern, schema)
     if exclude is not None:
         data = data.exclude(read_names(exclude))
-    model = build(data, settings, out, resume=resume, init=init, cache=cache, device=device)
+    model = build(data, settings, out, resume=resume, init=init, cache=cache, device=device, split=split, fold=fold)
     figures = ", ".join(f"{k} {v:.3f}" for k, v in _validation(model.summary).items())
     say(f"model in {out} (validation: {figures})")
 
@@ -131,12 +146,15 @@ def predict(
     want: WantOption = None,
     given: GivenOption = None,
     draws: Annotated[int, typer.Option("-n", min=2, help="Draws for spread and quantiles.")] = 64,
-    pattern: Annotated[str | None, typer.Option(help="Where a table's scans lie.")] = None,
+    pattern: PatternOption = None,
+    split: SplitOption = None,
+    fold: FoldOption = None,
     seed: SeedOption = 0,
 ) -> None:
     """One row a scan: mean, spread and quantiles of numbers, probabilities of classes."""
     from metavoxel.checkpoint import write_json
     from metavoxel.data.cohort import read_cohort
+    from metavoxel.data.splits import part_of
     from metavoxel.data.volume import is_scan_name
     from metavoxel.files import atomic_write
     from metavoxel.model import load
@@ -144,6 +162,7 @@ def predict(
     loaded = load(model)
     one_image = [image.name for image in loaded.schema.images[:1]] if is_scan_name(source) else None
     cohort = read_cohort(source, one_image, pattern)
+    cohort, _ = part_of(cohort, split, "test", fold)
     with one_bar("predict") as report:
         table = loaded.predict(cohort, names(want), _facts(given), draws, seed, report)
     with atomic_write(out) as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import platform
 import secrets
@@ -30,12 +31,13 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
             os.fsync(handle.fileno())
         os.replace(temporary, path)  # noqa: PTH105 - the call that the tests make fail
     except OSError as error:
-        raise _write_error(path, error) from error
+        raise write_error(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _write_error(path: Path, error: OSError) -> Exception:
+def write_error(path: Path, error: OSError) -> Exception:
+    """What went wrong while `path` was written, in words where a person can mend it; else the error itself."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return MetavoxelError(f"disk full while writing {path}; free space or choose another folder")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -45,6 +47,21 @@ def _write_error(path: Path, error: OSError) -> Exception:
     if error.errno == errno.EISDIR:
         return MetavoxelError(f"{path}: is a folder; give the name of a file")
     return error
+
+
+def files_of(path: Path) -> list[Path]:
+    """A scan's files: itself, or those in a folder that is a DICOM series, by name; none where nothing is there."""
+    if path.is_dir():
+        return sorted(file for file in path.iterdir() if file.is_file())
+    return [path] if path.is_file() else []
+
+
+def checksum(path: Path) -> str:
+    """sha256: and the digits for all bytes of a scan's files."""
+    digest = hashlib.sha256()
+    for file in files_of(path):
+        digest.update(file.read_bytes())
+    return f"sha256:{digest.hexdigest()}"
 
 
 def make_folder(folder: str | os.PathLike[str]) -> Path:
@@ -68,7 +85,7 @@ def only_one(path: Path, doing: str) -> Iterator[None]:
     try:
         handle = path.open("a+", encoding="utf-8")
     except OSError as error:
-        raise _write_error(path, error) from error
+        raise write_error(path, error) from error
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

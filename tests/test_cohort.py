@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metavoxel.data.cohort import Cohort, concat, read_cohort
-from metavoxel.data.table import check_plausible, describe_columns, levels, numbers, read_sidecar, read_table
+from metavoxel.data.columns import describe_columns
+from metavoxel.data.table import check_plausible, levels, numbers, read_sidecar, read_table
 from metavoxel.errors import MetavoxelError
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
@@ -77,6 +78,7 @@ def test_csv_of_spreadsheets(tmp_path):
         ("participant_id age age\n01 3 4", ["'age' occurs twice"]),
         ("participant_id age\n01 3 4", ["line 2 has 3 cells", "the header has 2"]),
         ("participant_id age", ["no rows"]),
+        ("participant_id age\n01 3\nparticipant_id age\n02 4", ["line 3 repeats the header; remove it"]),
     ],
 )
 def test_refused_tables(tmp_path, text, words):
@@ -93,6 +95,9 @@ def test_refused_files(tmp_path):
         ("a.json", b"{}", "not a table"),
         ("b.csv", b"participant_id,name\n1,M\xfcller\n", "UTF-8"),
         ("c.tsv", b"", "no rows"),
+        ("e.csv", "participant_id,age\n1,30\n".encode("utf-16"), "save the table again as UTF-8"),
+        ("f.csv", "participant_id,age\n1,30\n".encode("utf-16-le"), "save the table again as UTF-8"),
+        ("g.tsv", b"participant_id;age\n1;30\n", "no column participant_id"),
     ):
         if content is not None:
             (tmp_path / name).write_bytes(content)
@@ -303,6 +308,9 @@ def test_column_of_paths(tmp_path):
     assert list(cohort.columns) == ["age"] and "T1w" not in cohort.table
     table_file(tmp_path, "participant_id T1w\n1 a.nii.gz\n2 c.nii.gz", "people.tsv")
     with pytest.raises(MetavoxelError, match=r"c\.nii\.gz: no such scan, named in column T1w at 2"):
+        read_cohort(path)
+    table_file(tmp_path, "participant_id T1w\n1 a.nii.gz\n2 a.nii.gz", "people.tsv")
+    with pytest.raises(MetavoxelError, match=r"a\.nii\.gz: is named in column T1w for both 1 and 2"):
         read_cohort(path)
 
 

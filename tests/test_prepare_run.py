@@ -204,6 +204,9 @@ BAD = {
     "all zero": (lambda p, good: save(p, np.zeros((9, 9, 9))), "blank, all voxels are 0"),
     "singular affine": (lambda p, good: save(p, ramp(), np.diag([2.0, 0, 2, 1])), "affine is singular"),
     "affine of NaN": (lambda p, good: save(p, ramp(), np.full((4, 4), np.nan)), "missing or not finite"),
+    "no affine": (lambda p, good: placed(p, 0, (2, 2, 2)), "affine is missing"),
+    "voxels of no size": (lambda p, good: placed(p, 1, (0, 2, 2)), "0 x 2 x 2 mm, zero or negative"),
+    "voxels of negative size": (lambda p, good: placed(p, 1, (2, -2, 2)), "2 x -2 x 2 mm, zero or negative"),
     "voxels of 900 mm": (lambda p, good: save(p, ramp(), np.diag([900.0, 2, 2, 1])), "cannot be right"),
     "overflowing scale": (lambda p, good: rescaled(p, 3e38), "infinite"),
     "huge and hollow": (lambda p, good: hollow(p), "too small for its size in voxels"),
@@ -223,6 +226,15 @@ def save(path: Path, array: np.ndarray, affine: np.ndarray | None = None) -> Non
     for name, row in zip(("srow_x", "srow_y", "srow_z"), np.diag([2.0, 2, 2, 1]) if affine is None else affine):
         image.header[name] = row
     path.write_bytes(gzip.compress(image.to_bytes()))
+
+
+def placed(path: Path, code: int, size: tuple[float, ...]) -> None:
+    """Placed by its qform, or by nothing."""
+    content = bytearray(nib.Nifti1Image(ramp(), None).to_bytes())
+    header = nib.Nifti1Header(bytes(content[:348]), check=False)
+    header["sform_code"], header["qform_code"], header["pixdim"][1:4] = 0, code, size
+    content[:348] = header.binaryblock
+    path.write_bytes(gzip.compress(bytes(content)))
 
 
 def rescaled(path: Path, slope: float) -> None:

@@ -73,7 +73,7 @@ def test_missing_folder_and_wrong_suffix(tmp_path):
     refused(tmp_path / "gone.nii.gz", "no such file")
     refused(tmp_path, "is a folder")
     (tmp_path / "scan.dcm").write_bytes(b"DICM")
-    refused(tmp_path / "scan.dcm", "dcm2niix")
+    refused(tmp_path / "scan.dcm", "folder of DICOM")
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.mgz"])
@@ -151,6 +151,26 @@ def test_write_then_read(tmp_path, name):
     np.testing.assert_array_equal(again.array, volume.array)
     np.testing.assert_allclose(again.affine, volume.affine, atol=1e-4)
     assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.mgz"])
+def test_unreadable(tmp_path, monkeypatch, name):
+    write_volume(Volume(np.arange(60, dtype=np.float32).reshape(3, 4, 5), np.eye(4)), tmp_path / name)
+
+    def locked(*arguments, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(nib, "load", locked)  # not by chmod: an administrator reads everything
+    refused(tmp_path / name, "no permission to read it", "change the file's permissions")
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_nifti_2(tmp_path, name):
+    array, affine = np.arange(60, dtype=np.float32).reshape(3, 4, 5), np.diag([-2.0, 2, 3, 1])
+    nib.Nifti2Image(array, affine).to_filename(tmp_path / name)
+    read = read_volume(tmp_path / name)
+    np.testing.assert_array_equal(read.array, array)
+    np.testing.assert_allclose(read.affine, affine)
 
 
 def test_same_scan_same_bytes(tmp_path):

@@ -16,15 +16,16 @@ import numpy as np
 import pandas as pd
 
 from metavoxel.data import scans as scan_files
+from metavoxel.data.columns import ColumnGuess, columns_yaml, describe_columns, read_columns
 from metavoxel.data.review import flagged_notes
 from metavoxel.data.scans import Found, Session
+from metavoxel.data.shares import deal, strata_of
 from metavoxel.data.table import (
     IDENTIFIERS,
     TABLE_SUFFIXES,
-    ColumnGuess,
     bare_id,
+    check_codes,
     check_plausible,
-    describe_columns,
     levels,
     numbers,
     read_sessions,
@@ -33,6 +34,7 @@ from metavoxel.data.table import (
 )
 from metavoxel.data.volume import is_scan_name, scan_stem
 from metavoxel.errors import MetavoxelError
+from metavoxel.files import files_of
 
 
 @dataclass
@@ -101,30 +103,28 @@ class Cohort:
 
         `stratify`: columns whose values (numbers: in fifths) are spread evenly over the parts. No part is empty.
         """
-        people = self.participants
-        if min(fractions, default=0) <= 0 or abs(sum(fractions) - 1) > 1e-6:
-            raise MetavoxelError(f"split: fractions {list(fractions)} must be positive and sum to 1")
-        if len(people) < len(fractions):
-            raise MetavoxelError(f"split: {len(people)} people cannot fill {len(fractions)} parts; use a larger cohort")
-        rng = np.random.default_rng(seed)
-        order = rng.permutation(len(people))
-        strata = self._strata(people, stratify)
-        order = order[np.argsort(strata[order], kind="stable")]
-        parts = _deal(len(people), fractions)
-        part_of = {people[person]: part for person, part in zip(order, parts)}
+        kinds = self.kinds(stratify)
+        part_of = dict(zip(kinds.index, deal(strata_of(kinds), fractions, seed)))
         rows = self.table["participant_id"].map(part_of).to_numpy()
         return [self.subset(np.flatnonzero(rows == part)) for part in range(len(fractions))]
 
-    def _strata(self, people: Sequence[str], stratify: Sequence[str]) -> np.ndarray:
-        """(people,) int: who is alike in the columns `stratify`, by the first row of each."""
-        keys = pd.DataFrame({"person": self.table["participant_id"]})
-        for name in stratify:
+    def kinds(self, names: Sequence[str]) -> pd.DataFrame:
+        """A row a person, their first one's cells in these columns in words: numbers as one of five bands, "20 to 31"."""
+        words = {}
+        for name in names:
             cells = self.column(name).reset_index(drop=True)
             if self.columns[name].kind == "continuous":
-                cells = pd.Series(pd.qcut(numbers(cells, name), 5, labels=False, duplicates="drop"))
-            keys[f"by {name}"] = cells.astype(object).where(cells.notna(), "missing").astype(str)
-        first = keys.drop_duplicates("person").set_index("person").loc[list(people)]
-        return first.groupby(list(first.columns)).ngroup().to_numpy() if stratify else np.zeros(len(people), dtype=int)
+                bands = pd.qcut(numbers(cells, name), 5, duplicates="drop")
+                named = bands.rename_categories(lambda band: f"{band.left:.4g} to {band.right:.4g}")
+                words[name] = pd.Series(named.add_categories(["missing"])).fillna("missing")
+            else:
+                words[name] = cells.astype(object).where(cells.notna(), "missing").astype("category")
+        people = self.table["participant_id"]
+        return pd.DataFrame(words, index=people.index).set_axis(people).loc[~people.duplicated().to_numpy()]
+
+    def schema_yaml(self) -> str:
+        """What each scan and column is taken for, for a person to edit; `read_cohort(schema=)` reads it."""
+        return columns_yaml(self.columns, {name: paths.count(None) for name, paths in self.scans.items()})
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with the table or with a scan's path, size or time of change."""
@@ -132,19 +132,24 @@ class Cohort:
         for name, paths in self.scans.items():
             digest.update(name.encode())
             for path in paths:
-                stat = path.stat() if path and path.exists() else None
-                digest.update(f"{path} {(stat.st_size, stat.st_mtime_ns) if stat else ''}\n".encode())
+                stats = [file.stat() for file in files_of(path)] if path else []
+                digest.update(f"{path} {' '.join(f'({s.st_size}, {s.st_mtime_ns})' for s in stats)}\n".encode())
         return digest.hexdigest()[:16]
 
 
 def read_cohort(
-    path: str | os.PathLike[str], variables: Sequence[str] | None = None, pattern: str | None = None
+    path: str | os.PathLike[str],
+    variables: Sequence[str] | None = None,
+    pattern: str | None = None,
+    schema: str | os.PathLike[str] | None = None,
 ) -> Cohort:
     """Read a BIDS folder, a table (.tsv, .csv, .xlsx) or one scan.
 
     `variables`: the image suffixes (T1w; or with entities, ce-gadolinium_T1w) and table columns to keep, all when None;
     `sex=gender` keeps gender and calls it sex. `pattern`: where a table's scans lie, relative to its folder, such as
-    `scans/{participant_id}_{modality}.nii.gz` ({session_id} too); columns that hold file names need none.
+    `scans/{participant_id}_{modality}.nii.gz` ({session_id} too), or folders of DICOM series; columns that hold file
+    names need none. `schema`: what `metavoxel schema` wrote and a person edited; it settles what each column holds, and
+    what it does not list is left out.
     People without a scan, and scans without a row, are kept with gaps and told in `notes`.
     Raises MetavoxelError on an empty folder, an unknown variable, a table and scans without a person in common, a path
     that does not exist, a spelling that is no level, an age that is none.
@@ -171,6 +176,13 @@ def read_cohort(
     images_there = [*in_cells, *scan_files.suffixes(found)]
     columns_there = [str(name) for name in table.columns if name not in IDENTIFIERS and name not in images_there]
     wanted = _wanted(path, variables, images_there + columns_there, scan_files.labels(found))
+    settled: dict[str, ColumnGuess] = {}
+    if schema is not None:
+        chosen, settled = read_columns(Path(schema))
+        if strangers := [name for name in (*chosen, *settled) if name not in wanted]:
+            there = ", ".join(wanted)
+            raise MetavoxelError(f"{schema}: {path} has no {strangers[0]!r} (it has {there}); take it out, or correct it")
+        wanted = {name: wanted[name] for name in (*chosen, *settled)}
 
     images: dict[str, list[Path | None]] = {}
     cells = {name: table[name] for name in IDENTIFIERS if name in table}
@@ -186,7 +198,7 @@ def read_cohort(
             notes.append(f"{gaps} of {len(table)} rows have no {name}")
     notes += flagged_notes(root)
     sidecar = {new: sidecar[old] for new, old in wanted.items() if old in sidecar}
-    return _settled(pd.DataFrame(cells), images, sidecar, root, notes)
+    return _settled(pd.DataFrame(cells), images, sidecar, root, notes, settled)
 
 
 def concat(cohorts: Mapping[str, Cohort], site: str | None = "site") -> Cohort:
@@ -224,52 +236,39 @@ def concat(cohorts: Mapping[str, Cohort], site: str | None = "site") -> Cohort:
         tables.append(table)
     scans = {name: [p for cohort in cohorts.values() for p in cohort.scans[name]] for name in first.scans}
     notes = [f"{key}: {note}" for key, cohort in cohorts.items() for note in cohort.notes]
-    # The levels of all cohorts, in the first one's order, stand in for a sidecar.
-    sidecar: dict[str, dict[str, object]] = {}
-    for name, guess in first.columns.items():
+    settled: dict[str, ColumnGuess] = {}
+    for name, guess in first.columns.items():  # the levels of all cohorts, in the first one's order and spelling
         every = [level for cohort in cohorts.values() for level in cohort.columns[name].levels]
         merged = {level.casefold(): level for level in reversed(every)}
-        ordered = list(dict.fromkeys(merged[level.casefold()] for level in every))
-        sidecar[name] = {"Levels": ordered} if guess.kind == "categorical" else {"Units": guess.unit}
+        settled[name] = replace(guess, levels=tuple(dict.fromkeys(merged[level.casefold()] for level in every)))
     if site is not None:
-        sidecar[site] = {"Levels": list(cohorts)}
-    return _settled(pd.concat(tables, ignore_index=True), scans, sidecar, first.root, notes)
+        settled[site] = ColumnGuess(site, "categorical", None, tuple(cohorts), 0, "the cohorts' names")
+    return _settled(pd.concat(tables, ignore_index=True), scans, {}, first.root, notes, settled)
 
 
 def _settled(
     table: pd.DataFrame,
     scans: dict[str, list[Path | None]],
-    sidecar: Mapping[str, object],
+    sidecar: Mapping[str, Mapping[str, object]],
     root: Path,
     notes: list[str],
+    settled: Mapping[str, ColumnGuess],
 ) -> Cohort:
-    """A cohort whose classes are spelt in one way and whose ages are possible."""
-    columns = {n: g for n, g in describe_columns(table, sidecar).items() if n not in IDENTIFIERS}
+    """A cohort whose columns are what a person has `settled`, else what they seem to be; its classes are spelt in one way
+    and its ages are possible."""
+    guesses = {n: g for n, g in describe_columns(table, sidecar).items() if n not in IDENTIFIERS}
+    columns = {n: replace(settled.get(n, g), n_missing=g.n_missing) for n, g in guesses.items()}
     cohort = Cohort(table, scans, columns, root, notes)
     for name, guess in columns.items():
-        if guess.kind == "categorical":
+        if guess.is_class:
+            if name not in settled and not sidecar.get(name, {}).get("Levels"):
+                check_codes(name, guess.levels)
             table[name] = levels(cohort.column(name), guess.levels).to_numpy()
         elif guess.kind == "continuous":
+            if name in settled:
+                numbers(cohort.column(name), name)
             check_plausible(cohort.column(name), name, guess.unit)
     return cohort
-
-
-def _deal(n: int, fractions: Sequence[float]) -> list[int]:
-    """The part of each of n people in a row, so that every stretch of the row is shared out nearly by `fractions`."""
-    shares = np.asarray(fractions) * n
-    sizes = np.maximum(1, np.floor(shares)).astype(int)
-    while sizes.sum() != n:
-        if sizes.sum() < n:
-            sizes[np.argmax(shares - sizes)] += 1
-        else:
-            sizes[np.argmax(np.where(sizes > 1, sizes - shares, -np.inf))] -= 1
-    dealt = np.zeros(len(sizes), dtype=int)
-    parts = []
-    for i in range(n):
-        due = np.where(dealt < sizes, sizes * (i + 1) / n - dealt, -np.inf)
-        parts.append(int(np.argmax(due)))
-        dealt[parts[-1]] += 1
-    return parts
 
 
 def _one_scan(path: Path, variables: Sequence[str] | None) -> Cohort:
@@ -338,7 +337,7 @@ def _join(table: pd.DataFrame, found: Found, table_path: Path, notes: list[str])
         pairs = [(row, s) for row, person in enumerate(people) for s in scanned.get(person, [""])]
         rows, sessions = [row for row, _ in pairs], [s for _, s in pairs]
     keys = [(people[row], session) for row, session in zip(rows, sessions)]
-    extra = [key for key in sorted(found) if key not in set(keys)]
+    extra = sorted(set(found) - set(keys))
     if extra and people:
         notes.append(f"{len(extra)} scanned sessions have no row in {table_path.name}, e.g. sub-{extra[0][0]}")
     prefix = "sub-" if table["participant_id"].str.startswith("sub-").any() or not people else ""
@@ -361,7 +360,13 @@ def _holds_paths(column: pd.Series) -> bool:
 def _paths(table: pd.DataFrame, name: str, root: Path) -> list[Path | None]:
     """A column of file names as paths below `root`; refuses a file that is not there."""
     paths = [None if pd.isna(cell) else root / str(cell) for cell in table[name]]
+    owner: dict[Path, str] = {}
     for person, path in zip(table["participant_id"], paths):
-        if path is not None and not path.is_file():
+        if path is None:
+            continue
+        if owner.setdefault(path, person) != person:
+            fix = "correct one, or write n/a"
+            raise MetavoxelError(f"{path}: is named in column {name} for both {owner[path]} and {person}; {fix}")
+        if not path.is_file():
             raise MetavoxelError(f"{path}: no such scan, named in column {name} at {person}; correct it, or write n/a")
     return paths

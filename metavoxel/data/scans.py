@@ -32,7 +32,7 @@ def match_bids(root: Path) -> Found:
 
 
 def match_pattern(root: Path, pattern: str) -> Found:
-    """The files that `pattern` describes below `root`."""
+    """The files, and the folders of DICOM series, that `pattern` describes below `root`."""
     names = re.findall(r"{(.*?)}", pattern)
     unknown = set(names) - {"participant_id", "session_id", "modality"}
     if unknown or "participant_id" not in names:
@@ -51,7 +51,7 @@ def match_pattern(root: Path, pattern: str) -> Found:
     found: Found = {}
     for path in sorted(root.glob(re.sub(r"{.*?}", "*", pattern))):
         match = re.fullmatch(regex, path.relative_to(root).as_posix())
-        if match and is_scan_name(path):
+        if match and (is_scan_name(path) or path.is_dir()):
             parts = {"session_id": "", "modality": "image"} | match.groupdict()
             key = (bare_id(parts["participant_id"]), parts["session_id"].removeprefix("ses-"))
             found.setdefault(key, {})[parts["modality"]] = path

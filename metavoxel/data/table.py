@@ -1,4 +1,4 @@
-"""Tables of clinical facts: read as they stand, described so that a schema can be made of them, checked cell by cell.
+"""Tables of clinical facts: read as they stand, checked cell by cell.
 
 A missing cell (empty, n/a, NA, NaN) is NaN. A cell that cannot be right is an error that names its row.
 """
@@ -10,10 +10,9 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,22 +22,7 @@ from metavoxel.errors import MetavoxelError
 
 TABLE_SUFFIXES = (".tsv", ".csv", ".xlsx")
 IDENTIFIERS = ("participant_id", "session_id")
-MAX_LEVELS = 20  # more different words than this are names or remarks, not a class
 MAX_AGE_YEARS = 130.0
-
-Kind = Literal["continuous", "categorical", "identifier", "text"]
-
-
-@dataclass(frozen=True)
-class ColumnGuess:
-    """What a column seems to hold, and why. `levels` are in the sidecar's order and spelling where there is one."""
-
-    name: str
-    kind: Kind
-    unit: str | None
-    levels: tuple[str, ...]
-    n_missing: int
-    reason: str
 
 
 def bare_id(participant_id: str) -> str:
@@ -97,11 +81,6 @@ def read_sessions(root: Path) -> pd.DataFrame | None:
     return table
 
 
-def describe_columns(table: pd.DataFrame, sidecar: Mapping[str, Any] | None = None) -> dict[str, ColumnGuess]:
-    """Guess what each column holds; a sidecar's Levels and Units settle it. Levels that differ only in case are one."""
-    return {name: _describe(table[name], name, (sidecar or {}).get(name, {})) for name in table.columns}
-
-
 def numbers(column: pd.Series, name: str | None = None) -> np.ndarray:
     """(n,) float64, NaN where missing. The index of `column` names the rows in errors.
 
@@ -112,7 +91,11 @@ def numbers(column: pd.Series, name: str | None = None) -> np.ndarray:
     wrong = np.flatnonzero(~np.isfinite(values) & ~missing)
     if wrong.size:
         cell = column.iloc[wrong[0]]
-        fix = "write it with a decimal point" if "," in str(cell) else "correct it, or write n/a if it is not known"
+        fix = "correct it, or write n/a if it is not known"
+        if "," in str(cell):
+            fix = "write it with a decimal point"
+        elif re.match(r"[+-]?[\d.]+(e[+-]?\d+)?\s*[a-z]+$", str(cell), re.I):
+            fix = "write the number alone, and its Units into the table's .json"
         label = name or column.name
         raise MetavoxelError(f"{label}: {str(cell)!r} at {row_name(column, wrong[0])} is not a number; {fix}")
     return values
@@ -126,7 +109,7 @@ def levels(column: pd.Series, allowed: Sequence[str], name: str | None = None) -
     exact = {level: level for level in allowed}
     folded = Counter(level.casefold() for level in allowed)
     loose = {level.casefold(): level for level in allowed if folded[level.casefold()] == 1}
-    cells = _words(column)
+    cells = words_of(column)
     matched = [cell if cell is np.nan else exact.get(cell, loose.get(cell.casefold())) for cell in cells]
     if None in matched:
         at = matched.index(None)
@@ -159,6 +142,22 @@ def check_plausible(column: pd.Series, name: str | None = None, unit: str | None
         )
 
 
+def words_of(column: pd.Series) -> list[Any]:
+    """Cells as text, whole numbers without a decimal point (a level 1 is read as 1.0); NaN where missing."""
+    cells = column.tolist()
+    return [
+        np.nan if missing else f"{cell:.15g}" if isinstance(cell, (int, float)) else str(cell)
+        for cell, missing in zip(cells, column.isna())
+    ]
+
+
+def check_codes(name: str, found: Sequence[str]) -> None:
+    """Refuse a sex in three numbers or more that nobody explains: one of them, often 0, stands for "not known"."""
+    if name.casefold() in ("sex", "gender") and len(found) > 2 and all(level.isdecimal() for level in found):
+        fix = "write what they mean as its Levels into the table's .json, and n/a where it is not known"
+        raise MetavoxelError(f"{name}: coded {', '.join(found)}, and nothing says what these mean; {fix}")
+
+
 def row_name(column: pd.Series | pd.DataFrame, position: int) -> str:
     """How errors call a row: its label (a participant), or its number counted from 1 below the header."""
     label = column.index[position]
@@ -179,6 +178,8 @@ def _cells(path: Path) -> tuple[list[str], list[list[str]]]:
             text = path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise MetavoxelError(f"{path}: not UTF-8 text; save the table again as UTF-8") from error
+        if "\0" in text:  # UTF-16 without the mark at its start
+            raise MetavoxelError(f"{path}: not UTF-8 text; save the table again as UTF-8")
         first = text.partition("\n")[0]
         # Spreadsheets of many countries write semicolons into a .csv; a BIDS .tsv knows no quotes.
         if suffix == ".tsv":
@@ -192,6 +193,8 @@ def _cells(path: Path) -> tuple[list[str], list[list[str]]]:
         raise MetavoxelError(f"{path}: the table has no rows; add a header and one row a person")
     (_, header), *body = numbered
     for line, row in body:
+        if row == header:
+            raise MetavoxelError(f"{path}: line {line} repeats the header; remove it")
         if len(row) != len(header):
             fix = "add or remove the separators"
             raise MetavoxelError(f"{path}: line {line} has {len(row)} cells, the header has {len(header)}; {fix}")
@@ -201,8 +204,6 @@ def _cells(path: Path) -> tuple[list[str], list[list[str]]]:
 def _excel_rows(path: Path) -> list[list[str]]:
     try:
         sheet = pd.read_excel(path, header=None, dtype=str, keep_default_na=False)
-    except ImportError as error:
-        raise MetavoxelError(f"{path}: reading .xlsx needs openpyxl; pip install openpyxl, or save as .csv") from error
     except Exception as error:  # openpyxl and zipfile raise many kinds for a broken workbook
         raise MetavoxelError(f"{path}: not a readable workbook; save it again, or as .csv") from error
     return [[str(cell) for cell in row] for row in sheet.to_numpy().tolist()]
@@ -230,53 +231,3 @@ def _check_ids(path: Path, table: pd.DataFrame) -> None:
             rows = f"{row_name(table, seen[key])} and {row_name(table, at)}"
             raise MetavoxelError(f"{path}: {who} occurs twice, in {rows}; remove one or give each a session_id")
         seen[key] = at
-
-
-def _words(column: pd.Series) -> list[Any]:
-    """Cells as text, whole numbers without a decimal point (a level 1 is read as 1.0); NaN where missing."""
-    cells = column.tolist()
-    return [
-        np.nan if missing else f"{cell:.15g}" if isinstance(cell, (int, float)) else str(cell)
-        for cell, missing in zip(cells, column.isna())
-    ]
-
-
-def _describe(column: pd.Series, name: str, entry: Mapping[str, Any]) -> ColumnGuess:
-    words = [word for word in _words(column) if word is not np.nan]
-    numeric = pd.api.types.is_numeric_dtype(column) and bool(words)
-    unit = entry.get("Units") or ("years" if name.casefold() == "age" else None)
-
-    def guess(kind: Kind, reason: str, found: tuple[str, ...] = ()) -> ColumnGuess:
-        return ColumnGuess(name, kind, unit if kind == "continuous" else None, found, len(column) - len(words), reason)
-
-    if name in IDENTIFIERS:
-        return guess("identifier", "its name")
-    listed = entry.get("Levels")
-    if isinstance(listed, (dict, list)) and listed:
-        known = [str(level) for level in listed]
-        used = {word.casefold() for word in words}
-        found = tuple(level for level in known if level.casefold() in used)
-        return guess("categorical", "the sidecar lists levels", found or tuple(known))
-    if not words:
-        return guess("text", "every cell is missing")
-    distinct = _distinct(words)
-    if numeric and set(words) == {"0", "1"} and not entry.get("Units"):
-        return guess("categorical", "only 0 and 1", distinct)
-    if numeric:
-        return guess("continuous", "every cell is a number")
-    if len(distinct) <= MAX_LEVELS and len(distinct) <= max(2, len(words) / 2):
-        return guess("categorical", f"{len(distinct)} different words in {len(words)} cells", distinct)
-    parsed = int(pd.to_numeric(pd.Series(words), errors="coerce").notna().sum())
-    if parsed > len(words) / 2:  # numbers with a slip of the pen: `numbers` names the row
-        return guess("continuous", f"{parsed} of {len(words)} cells are numbers")
-    if len(distinct) == len(words):
-        return guess("identifier", "no two cells are alike")
-    return guess("text", f"{len(distinct)} different words in {len(words)} cells")
-
-
-def _distinct(words: Sequence[str]) -> tuple[str, ...]:
-    """The different words, sorted; of spellings that differ only in case, the commonest."""
-    spellings: dict[str, str] = {}
-    for word, _ in sorted(Counter(words).items(), key=lambda item: (-item[1], item[0])):
-        spellings.setdefault(word.casefold(), word)
-    return tuple(sorted(spellings.values()))

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from metavoxel.data.dicom import read_series
 from metavoxel.errors import MetavoxelError
 from metavoxel.files import atomic_write
 
@@ -56,28 +57,22 @@ def scan_stem(path: Path) -> str:
 
 
 def read_volume(path: str | os.PathLike[str]) -> Volume:
-    """Read one 3-D scan (.nii, .nii.gz, .mgz, .mgh); trailing axes of length one are dropped.
+    """Read one 3-D scan (.nii, .nii.gz, .mgz, .mgh, or a folder of one DICOM series); trailing axes of length one are
+    dropped.
 
     Raises MetavoxelError, naming the file, if it is missing, empty, not an image, truncated, of a voxel type that is
     not a real number, not 3-D, constant, holds NaN or infinite voxels, or has an affine that places no voxel.
     """
     path = Path(path)
-    image = _open(path)
-    dtype = image.get_data_dtype()
-    if dtype.kind not in "biuf":
-        kind = "complex" if dtype.kind == "c" else "RGB" if dtype.fields else str(dtype)
-        raise MetavoxelError(f"{path}: voxels are {kind}, not single real numbers; save one channel (or the magnitude)")
-    shape = _squeezed(path, image.shape)
-    _check_size(path, int(np.prod(shape, dtype=object)) * dtype.itemsize)
-    with _reading(path), np.errstate(over="ignore", invalid="ignore"):
-        array = np.ascontiguousarray(image.get_fdata(dtype=np.float32, caching="unchanged").reshape(shape))
+    array, affine = read_series(path) if path.is_dir() else _read_file(path)
+    array = np.ascontiguousarray(array.reshape(_squeezed(path, array.shape)))
     bad = int(array.size - np.isfinite(array).sum())
     if bad:
         fix = "set them to the background's value and save it again"
         raise MetavoxelError(f"{path}: {bad} of {array.size} voxels are NaN or infinite; {fix}")
     if array.min() == array.max():
         raise MetavoxelError(f"{path}: blank, all voxels are {array.flat[0]:g}; export it again or leave it out")
-    return Volume(array, _checked_affine(path, image.affine), path)
+    return Volume(array, _checked_affine(path, affine), path)
 
 
 def write_volume(volume: Volume, path: str | os.PathLike[str]) -> None:
@@ -116,16 +111,28 @@ def _write(content: bytes, path: Path) -> None:
         handle.write(content)
 
 
+def _read_file(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """Voxels float32 and affine as stored; of a file that can hold what its header promises."""
+    image = _open(path)
+    dtype = image.get_data_dtype()
+    if dtype.kind not in "biuf":
+        kind = "complex" if dtype.kind == "c" else "RGB" if dtype.fields else str(dtype)
+        raise MetavoxelError(f"{path}: voxels are {kind}, not single real numbers; save one channel (or the magnitude)")
+    shape = _squeezed(path, image.shape)
+    _check_size(path, int(np.prod(shape, dtype=object)) * dtype.itemsize)
+    _check_placed(path, image)
+    with _reading(path), np.errstate(over="ignore", invalid="ignore"):
+        return image.get_fdata(dtype=np.float32, caching="unchanged"), image.affine
+
+
 def _open(path: Path) -> Any:
     """nibabel's image of the header, with the errors of a person's mistakes put into words."""
     import nibabel as nib
 
     if not path.exists():
         raise MetavoxelError(f"{path}: no such file; check the path")
-    if path.is_dir():
-        raise MetavoxelError(f"{path}: is a folder, not a scan; give one .nii.gz file")
     if not is_scan_name(path):
-        raise MetavoxelError(f"{path}: not a scan; give a .nii, .nii.gz or .mgz file (dcm2niix converts DICOM)")
+        raise MetavoxelError(f"{path}: not a scan; give a .nii, .nii.gz or .mgz file, or a folder of DICOM files")
     if path.stat().st_size == 0:
         raise MetavoxelError(f"{path}: the file is empty (0 bytes); copy or download it again")
     with _reading(path):
@@ -148,10 +155,26 @@ def _reading(path: Path) -> Iterator[None]:
         raise MetavoxelError(f"{path}: no permission to read it; change the file's permissions") from error
     except (ImageFileError, HeaderDataError, gzip.BadGzipFile, KeyError) as error:  # KeyError: no such voxel type
         cut = any(isinstance(e, (EOFError, zlib.error)) for e in (error.__cause__, error.__context__))
-        fix = "convert it (dcm2niix for DICOM) or download it again"
+        fix = "convert it to NIfTI or download it again"
         raise MetavoxelError(truncated if cut else f"{path}: not a NIfTI or MGH image inside; {fix}") from error
     except (OSError, ValueError) as error:  # "Expected 1000 bytes, got 700"; a shape that does not fit the bytes
         raise MetavoxelError(truncated) from error
+
+
+def _check_placed(path: Path, image: Any) -> None:
+    """Refuse a NIfTI header that says nothing of the voxels' place, or a size that nibabel would quietly mend."""
+    from nibabel.nifti1 import Nifti1Header
+
+    if not isinstance(image.header, Nifti1Header):
+        return
+    with _reading(path), image.file_map["image"].get_prepare_fileobj("rb") as file:
+        stored = type(image.header).from_fileobj(file, check=False)
+    fix = "repair the header (it maps voxels to millimetres), or convert the scan again"
+    if stored["sform_code"] <= 0 and stored["qform_code"] <= 0:
+        raise MetavoxelError(f"{path}: the affine is missing (sform and qform codes are 0); {fix}")
+    if stored["sform_code"] <= 0 and min(stored["pixdim"][1:4]) <= 0:
+        voxel = " x ".join(f"{size:g}" for size in stored["pixdim"][1:4])
+        raise MetavoxelError(f"{path}: voxels of {voxel} mm, zero or negative, cannot be right; {fix}")
 
 
 def _check_size(path: Path, promised: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,8 @@ from metavoxel.version import __version__
 
 Progress = Callable[[int, int], None]
 """(done, total)."""
+Share = Callable[[Callable[[Task], None], Sequence[Task]], Iterator[tuple[int, str | None]]]
+"""Calls work(task) for each task somewhere; yields (position, None or the reason of its failure) in the order of ending."""
 FAILURES = ("participant_id", "session_id", "scan", "source", "reason")
 
 
@@ -47,13 +49,15 @@ def prepare_cohort(
     settings: Settings | None = None,
     *,
     jobs: int = 1,
+    share: Share | None = None,
     masks: str | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Outcome:
     """Prepare every scan of a cohort into the BIDS derivative data set `out`, which `read_cohort` reads.
 
     Scans that an earlier run finished, from the same files with the same settings, are kept. One that fails is listed in
-    OUT/failures.tsv with the reason, and the others go on. `masks`: a pattern of brain masks below the cohort's folder,
+    OUT/failures.tsv with the reason, and the others go on. `share`: who does the work, `jobs` processes when None;
+    results are the same. `masks`: a pattern of brain masks below the cohort's folder,
     such as masks/{participant_id}_mask.nii.gz; default: those of derivatives/.
     Raises MetavoxelError when `out` holds something else, cannot be written to, or is being prepared into already.
     """
@@ -72,7 +76,8 @@ def prepare_cohort(
             task.remove()
         write_failures(out, outcome)
         progress(len(outcome.kept), len(tasks))
-        for count, (position, reason) in enumerate(share_out(partial(_one, settings=settings), todo, jobs), start=1):
+        share = share or partial(share_out, jobs=jobs)
+        for count, (position, reason) in enumerate(share(partial(_one, settings=settings), todo) if todo else (), start=1):
             if reason is None:
                 outcome.done.append(todo[position])
             else:
@@ -92,6 +97,7 @@ def _one(task: Task, settings: Settings) -> None:
 def plan(cohort: Cohort, out: Path, masks: str | None = None) -> list[Task]:
     """One task for each scan of the cohort. Raises MetavoxelError when two would have the same name."""
     by_pattern = match_pattern(cohort.root, masks) if masks else None
+    derived = {} if masks else _derivatives(cohort.root)
     names = safe_ids(cohort)
     sessions = cohort.table["session_id"] if "session_id" in cohort.table else pd.Series("", index=cohort.table.index)
     tasks: list[Task] = []
@@ -104,13 +110,13 @@ def plan(cohort: Cohort, out: Path, masks: str | None = None) -> list[Task]:
             if by_pattern is not None:
                 mask = next(iter(by_pattern.get((bare_id(person), session), {}).values()), None)
             else:
-                mask = _derived_mask(cohort.root, path)
+                mask = _derived_mask(derived, cohort.root, path)
             label = "_".join(re.sub(r"[^A-Za-z0-9-]", "", part) for part in image.split("_"))
             task = Task(names[person], session, label, path, mask, cohort.root, out)
-            if task.sidecar in seen:
-                other = seen[task.sidecar]
-                raise MetavoxelError(f"{path} and {other}: both would be called {task.sidecar.name}; rename one")
-            seen[task.sidecar] = path
+            sidecar = task.sidecar
+            if sidecar in seen:
+                raise MetavoxelError(f"{path} and {seen[sidecar]}: both would be called {sidecar.name}; rename one")
+            seen[sidecar] = path
             tasks.append(task)
     if not tasks:
         raise MetavoxelError(f"{cohort.root}: the cohort has no scans; check the folder, or give --pattern")
@@ -128,15 +134,24 @@ def safe_ids(cohort: Cohort) -> dict[str, str]:
     return names
 
 
-def _derived_mask(root: Path, scan: Path) -> Path | None:
-    """A brain mask, else a segmentation, of a BIDS scan in its own space, under derivatives/."""
-    person = re.match(r"sub-[^_]+", scan.name)
-    if person is None or not scan.is_relative_to(root):
+def _derivatives(root: Path) -> dict[str, list[Path]]:
+    """The images under derivatives/ by the folder, relative to `root`, of the scans that they belong to: looked up once,
+    for a glob for each scan would take longer than all else."""
+    found: dict[str, list[Path]] = {}
+    for folder in ("sub-*/anat", "sub-*/ses-*/anat"):
+        for path in sorted(root.glob(f"derivatives/*/{folder}/sub-*.nii*")):
+            own = Path(*path.parent.relative_to(root).parts[2:])
+            found.setdefault(own.as_posix(), []).append(path)
+    return found
+
+
+def _derived_mask(derived: dict[str, list[Path]], root: Path, scan: Path) -> Path | None:
+    """A brain mask, else a segmentation, of a BIDS scan in its own space, among `_derivatives`."""
+    if not scan.is_relative_to(root):
         return None
-    folder = scan.parent.relative_to(root)
     entities = set(scan_stem(scan).split("_")[:-1])
     found: dict[str, list[Path]] = {"mask": [], "dseg": []}
-    for path in sorted(root.glob(f"derivatives/*/{folder.as_posix()}/{person.group()}_*.nii*")):
+    for path in derived.get(scan.parent.relative_to(root).as_posix(), ()):
         *parts, suffix = scan_stem(path).split("_")
         is_brain = suffix == "dseg" or "brain" in scan_stem(path)  # lesions have masks too
         if suffix in found and is_brain and is_scan_name(path) and entities <= set(parts) and "_space-" not in path.name:
@@ -175,7 +190,7 @@ def _describe(out: Path, cohort: Cohort, tasks: list[Task]) -> None:
     columns: dict[str, dict[str, object]] = {}
     for name, guess in cohort.columns.items():
         columns[name] = dict(said.get(name, {}))
-        if guess.kind == "categorical":
+        if guess.is_class:
             meanings = columns[name].get("Levels")
             meanings = meanings if isinstance(meanings, dict) else {}
             columns[name]["Levels"] = {level: meanings.get(level, level) for level in guess.levels}
@@ -183,6 +198,10 @@ def _describe(out: Path, cohort: Cohort, tasks: list[Task]) -> None:
             columns[name]["Units"] = guess.unit
     with atomic_write(out / "participants.json") as file:
         file.write(json.dumps(columns, indent=2) + "\n")
+    schema = out / "schema.yaml"
+    if not schema.exists():  # a person may have edited the one that is there
+        with atomic_write(schema) as file:
+            file.write(cohort.schema_yaml())
 
 
 def _strangers(out: Path, tasks: list[Task]) -> list[str]:

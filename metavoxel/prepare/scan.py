@@ -18,7 +18,7 @@ import numpy as np
 from metavoxel.data.conform import to_ras
 from metavoxel.data.volume import Volume, read_volume, write_volume
 from metavoxel.errors import MetavoxelError
-from metavoxel.files import atomic_write, make_folder
+from metavoxel.files import atomic_write, checksum, make_folder
 from metavoxel.prepare import bias, quality
 from metavoxel.prepare.register import Registration, register
 from metavoxel.prepare.resample import resample
@@ -56,7 +56,8 @@ def prepare_scan(task: Task, settings: Settings) -> None:
     seen = resample(corrected, affine, *coarse, aligned.matrix, order=1)
     brain = resample(mask, affine, *coarse, aligned.matrix, order=1) >= 0.5
     found = quality.measures(head.array, mask, affine, brain, template)
-    found |= {"registration_score": round(aligned.score, 4), "sides_disagree": quality.sides_disagree(task.source)}
+    sides_disagree = task.source.is_file() and quality.sides_disagree(task.source)  # DICOM has one transform only
+    found |= {"registration_score": round(aligned.score, 4), "sides_disagree": sides_disagree}
 
     for folder in (task.folder, task.out / PRIVATE):
         make_folder(folder)
@@ -81,14 +82,15 @@ def _record(
     task: Task, settings: Settings, scan: Volume, head: Head, way: str, aligned: Registration, slope: float
 ) -> dict[str, Any]:
     """The sidecar: BIDS' names for derivatives first, then what restores the scan."""
-    sources = {task.source_name(path): _digest(path.read_bytes()) for path in (task.source, task.mask) if path is not None}
+    sources = {task.source_name(path): checksum(path) for path in (task.source, task.mask) if path is not None}
+    voxels = hashlib.sha256(head.array.tobytes() + str(head.array.shape).encode())
     return {
         "Description": f"Bias-corrected, skull-stripped brain, {settings.registration} to {SPACE}, bright tissue at 1",
         "Sources": list(sources),
         "SpatialReference": SPACE,
         "SkullStripped": True,
         "SourceChecksums": sources,
-        "VoxelsChecksum": _digest(head.array.tobytes() + str(head.array.shape).encode()),
+        "VoxelsChecksum": f"sha256:{voxels.hexdigest()}",
         "Native": {"Shape": list(scan.shape), "Affine": scan.affine.tolist()},
         "Steps": {
             "Reorient": {"To": "RAS"},
@@ -105,7 +107,7 @@ def _record(
             "Intensity": {"Slope": slope, "BrightPercentile": BRIGHT_PERCENTILE},
         },
         "Software": {"metavoxel": __version__, **{name: version(name) for name in ("SimpleITK", "nilearn", "scipy")}},
-        "Checksums": {name: _digest(task.files[name].read_bytes()) for name in ("image", "mask", "field", "transform")},
+        "Checksums": {name: checksum(task.files[name]) for name in ("image", "mask", "field", "transform")},
         "Key": task.key(settings),
     }  # fmt: skip
 
@@ -119,7 +121,3 @@ def itk_transform(matrix: np.ndarray) -> str:
         "#Insight Transform File V1.0\n#Transform 0\nTransform: AffineTransform_double_3_3\n"
         f"Parameters: {numbers}\nFixedParameters: 0 0 0\n"
     )
-
-
-def _digest(content: bytes) -> str:
-    return "sha256:" + hashlib.sha256(content).hexdigest()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from metavoxel.errors import MetavoxelError
+from metavoxel.files import files_of
 from metavoxel.prepare.strip import STRIPPERS
 from metavoxel.prepare.template import SPACE
 
@@ -100,8 +101,8 @@ class Task:
         """
         inputs = []
         for path in (self.source, self.mask):
-            stat = path.stat() if path is not None and path.is_file() else None
-            inputs.append([str(path and path.name), stat and [stat.st_size, stat.st_mtime_ns]])
+            stats = [file.stat() for file in files_of(path)] if path is not None else []
+            inputs.append([str(path and path.name), *([stat.st_size, stat.st_mtime_ns] for stat in stats)])
         return hashlib.sha256(json.dumps([STEPS, asdict(settings), inputs]).encode()).hexdigest()[:16]
 
     def is_done(self, settings: Settings) -> bool:

@@ -78,6 +78,19 @@ def share_out(work: Callable[[Any], None], items: Sequence[Any], jobs: int) -> I
             worker.stop()
 
 
+def attempt(work: Callable[[Any], None], item: Any) -> str | None:
+    """Call work(item); None, or the reason of its failure in one line."""
+    try:
+        work(item)
+    except (MetavoxelError, OSError) as error:
+        return str(error).replace("\n", " ")
+    except MemoryError:
+        return "out of memory; give fewer --jobs, or a larger --spacing"
+    except Exception as error:  # a cohort goes on, whatever one scan does; the reason names the error
+        return f"{type(error).__name__}: {error}".replace("\n", " ")
+    return None
+
+
 def _death(status: int | None) -> str:
     fix = "give fewer --jobs, or look at this scan alone"
     if status == -9:
@@ -94,16 +107,9 @@ def _serve(work: Callable[[Any], None], pipe: connection.Connection) -> None:
         except (EOFError, KeyboardInterrupt):
             return
         try:
-            work(item)
-            pipe.send(None)
-        except (MetavoxelError, OSError) as error:
-            pipe.send(str(error).replace("\n", " "))
-        except MemoryError:
-            pipe.send("out of memory; give fewer --jobs, or a larger --spacing")
+            pipe.send(attempt(work, item))
         except KeyboardInterrupt:
             return
-        except Exception as error:  # a cohort goes on, whatever one scan does; the reason names the error
-            pipe.send(f"{type(error).__name__}: {error}".replace("\n", " "))
 
 
 def _end_with_parent() -> None:
