@@ -96,6 +96,12 @@ def tenths(p: np.ndarray, male: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.
     return told, found, share
 
 
+def ece(p: np.ndarray, male: np.ndarray) -> float:
+    """Expected calibration error over the tenths (Naeini et al. 2015)."""
+    told, found, share = tenths(p, male)
+    return float((np.abs(told - found) * share).sum())
+
+
 def picture(drawn: dict[str, np.ndarray], truth: np.ndarray, p: np.ndarray, male: np.ndarray, path: Path) -> None:
     """Rank histograms of every question with the band that 95 % of even counts stay in, and p(male) against frequency."""
     figure = Figure(figsize=(12, 2.6), layout="constrained")
@@ -117,7 +123,7 @@ def main() -> None:
     model, n = asked(1000)
     figures: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as folder, clock(figures, "seconds"):
-        people, rows, _ = cohort(Path(folder) / "c", n, model.schema.images[0])
+        people, rows, exact = cohort(Path(folder) / "c", n, model.schema.images[0])
         truth = rows["age"].to_numpy()
         drawn = {}
         for question, (scan, facts) in QUESTIONS.items():
@@ -126,8 +132,8 @@ def main() -> None:
             if scan:
                 figures[f"age_given_{question}_crps_exact"] = exact_crps(rows, facts)
         p, male = told_male(model, people), (rows["sex"] == "M").to_numpy()
-        told, found, share = tenths(p, male)
-        figures["sex_given_scan_ece"] = float((np.abs(told - found) * share).sum())
+        figures["sex_given_scan_ece"] = ece(p, male)
+        figures["sex_given_scan_ece_exact"] = ece(exact["sex_p_M"].to_numpy(), male)  # chance alone: it is right
         for _, gap in model.consistency(people.subset(range(min(200, len(people))))).iterrows():
             figures[f"contradiction_{gap['variable']}_through_{gap['through']}"] = gap["gap"]
     picture(drawn, truth, p, male, IMAGES / "calibration.png")
