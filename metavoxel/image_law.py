@@ -25,6 +25,7 @@ PEOPLE_A_FACTOR = 20
 MOST_PEOPLE, MOST_NUMBERS = 2000, 10**8
 """From whom the factors are found, and how many entries of theirs are held in memory."""
 COLUMNS = 4096
+ALIKE, JUDGES = (1, 3, 10, 30, 100, 300, 1000), 64
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class ImageLaw(nn.Module):
     slopes: Tensor
     factors: Tensor
     rest: Tensor
+    alike: Tensor
 
     def __init__(self, shape: tuple[int, ...], facts: int, factors: int = 0) -> None:
         super().__init__()
@@ -90,6 +92,7 @@ class ImageLaw(nn.Module):
         self.register_buffer("slopes", torch.zeros(facts, *shape))
         self.register_buffer("factors", torch.zeros(factors, *shape))
         self.register_buffer("rest", torch.ones(shape))
+        self.register_buffer("alike", torch.ones(()))
 
     def set(self, mean: Tensor, variance: Tensor, slopes: Tensor, factors: Tensor, rest: Tensor) -> None:
         """variance: about the mean of all; rest: what facts and factors (as many as there are, or fewer) leave of it."""
@@ -121,6 +124,24 @@ class ImageLaw(nn.Module):
         mean, slopes = mean.float(), slopes.float()
         factors = _principal(entries, rows, facts.float(), mean, slopes, len(self.factors))
         self.set(mean, variance.float(), slopes, factors, rest.float() - (factors**2).sum(0))
+        some = rows[:JUDGES]
+        self._fit_alike(torch.cat([entries(part) for part in some.split(CHUNK)]), facts[some].float())
+
+    def _fit_alike(self, images: Tensor, facts: Tensor) -> None:
+        """How many entries of the rest say the same: of ALIKE the number by which one half of these people's images (n,
+        channels, *grid) best tells the other. Neighbours stray from the law together; were they taken as independent,
+        what is seen of an image would outvote what people are."""
+        if not len(self.factors):
+            return
+        x, told_all = images.to(self.mean.device), facts.to(self.mean.device)
+        halves = [half for axis in range(2, x.dim()) for half in _halves(x.shape, axis, x.device)]
+        errors = []
+        for alike in ALIKE:
+            self.alike.fill_(alike)
+            law = self.given([Told(told_all, torch.zeros_like(told_all))])
+            guesses = [law.clean(torch.zeros_like(x), x, torch.where(half, torch.inf, 0.0)) for half in halves]
+            errors.append(float(sum(((guess - x) ** 2 * half).sum() for guess, half in zip(guesses, halves))))
+        self.alike.fill_(ALIKE[errors.index(min(errors))])
 
     def alone(self) -> "Normal":
         """Of people of whom nothing is told, entry by entry."""
@@ -138,8 +159,8 @@ class ImageLaw(nn.Module):
                 variance = variance - torch.tensordot(fact.chances, slopes, dims=1) ** 2
         rows, k = len(mean), len(self.factors)
         blocks = [*(fact.covariance for fact in facts), torch.eye(k, device=mean.device).expand(rows, k, k)]
-        loadings = torch.cat([self.slopes, self.factors])
-        return Conditional(mean, torch.maximum(variance, residual), loadings, _block_diagonal(blocks), self.rest)
+        spread, loadings = torch.maximum(variance, residual), torch.cat([self.slopes, self.factors])
+        return Conditional(mean, spread, loadings, _block_diagonal(blocks), self.rest, self.alike)
 
 
 @dataclass(frozen=True)
@@ -166,6 +187,8 @@ class Conditional:
     covariance: Tensor
     """(rows or 1, j, j): of facts and factors."""
     rest: Tensor
+    alike: Tensor
+    """How many entries of the rest say the same: what each says of facts and factors counts for so much less."""
 
     def clean(self, raw: Tensor, x: Tensor, tau: Tensor) -> Tensor:
         """The law's own E[x_0 | x_t], corrected by raw in units of the sd that each entry by itself leaves open.
@@ -174,7 +197,8 @@ class Conditional:
         """
         a, noise = alpha(tau), sigma(tau)
         spread = a**2 * self.rest + noise**2
-        mean = self.mean + self._common(a / spread * (x - a * self.mean), a**2 / spread)
+        shared = a**2 * self.rest * self.alike + noise**2
+        mean = self.mean + self._common(a / shared * (x - a * self.mean), a**2 / shared)
         own = mean + a * self.rest / spread * (x - a * mean)
         return own + noise * torch.sqrt(self.variance / (a**2 * self.variance + noise**2)) * raw
 
@@ -216,6 +240,14 @@ def _principal(
     variances, vectors = variances.flip(0)[:most], vectors.flip(1)[:, :most].float()
     share = ((variances - chance).clamp_min(0) / (variances * people)).sqrt().float()
     return (share[:, None] * (vectors.T @ off)).reshape(most, *mean.shape)
+
+
+def _halves(shape: Sequence[int], axis: int, device: torch.device) -> list[Tensor]:
+    """The two halves along an axis, (1, 1, *grid) bool each."""
+    sizes = [1, 1, *(size if i == axis else 1 for i, size in enumerate(shape) if i > 1)]
+    first = (torch.arange(shape[axis], device=device) < shape[axis] // 2).reshape(sizes)
+    grid = (1, 1, *shape[2:])
+    return [first.expand(grid), ~first.expand(grid)]
 
 
 def _gram(b: Tensor, weight: Tensor) -> Tensor:
