@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from metavoxel.version import __version__
 
 WAIT_S = 30
 MEMORY = "4GB"  # of a SLURM job; a scan of 1 mm takes less than half
+DIED = "its workers died one after another, probably for want of memory; give them more, or look at this scan alone"
 SBATCH = {"partition": "queue", "account": "account", "time": "walltime", "mem": "memory"}
 """Directives of sbatch that dask-jobqueue has a word of its own for."""
 
@@ -81,12 +82,23 @@ def slurm_cluster(sbatch: str, folder: Path) -> Any:
 
 
 def _over(client: Any, work: Callable[[Any], None], items: Sequence[Any]) -> Iterator[tuple[int, str | None]]:
-    """(position, None or the reason of its failure) in the order of ending.
+    """(position, None or the reason of its failure) in the order of ending. Dask gives a dead worker's items to others, and
+    blames its death on all that it had: those that it gives up are tried once more at the end, each alone."""
+    suspects = []
+    for position, reason in _flow(client, work, enumerate(items)):
+        if reason == DIED:
+            suspects.append(position)
+        else:
+            yield position, reason
+    for position in suspects:
+        yield from _flow(client, work, [(position, items[position])])
 
-    Dask gives a dead worker's items to others, and blames its death on all that it had: so there are never more items on
-    their way than workers. Memory is the same for any cohort, too.
-    """
-    left = iter(enumerate(items))
+
+def _flow(
+    client: Any, work: Callable[[Any], None], numbered: Iterable[tuple[int, Any]]
+) -> Iterator[tuple[int, str | None]]:
+    """The same, with no more items on their way than workers: memory is the same for any cohort."""
+    left = iter(numbered)
     flying: dict[Any, int] = {}
     ended = _distributed().as_completed(loop=client.loop)
 
@@ -114,7 +126,7 @@ def _reason(future: Any) -> str | None:
         raise MetavoxelError("the Dask scheduler is gone; start again: finished scans are kept")
     error = future.exception()
     if isinstance(error, _distributed().KilledWorker):
-        return "its workers died one after another, probably for want of memory; give them more, or look at this scan alone"
+        return DIED
     return f"{type(error).__name__}: {error}".replace("\n", " ")
 
 
