@@ -13,7 +13,7 @@ from metavoxel.errors import MetavoxelError
 from metavoxel.prepare.strip import STRIPPERS
 from metavoxel.prepare.template import SPACE
 
-STEPS = 1
+STEPS = 2
 """Raise it when a step gives another result from the same input and settings: every scan is then done again."""
 REGISTRATIONS = ("rigid", "affine")
 PRIVATE = ".metavoxel"
