@@ -6,6 +6,7 @@ import numpy as np
 
 from metavoxel.data.volume import Volume
 from metavoxel.errors import MetavoxelError
+from metavoxel.prepare.resample import resample
 from metavoxel.prepare.threads import one_itk_thread
 
 SHRINK_MM = 4.0  # the drift is smooth: at this spacing N4 takes seconds, and finds the same
@@ -41,14 +42,9 @@ def estimate_field(array: np.ndarray, mask: np.ndarray, affine: np.ndarray) -> V
     return Volume(np.exp(log - log[usable].mean()).astype(np.float32), affine @ to_scan)
 
 
-def field_on(field: Volume, shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
+def field_on(field: Volume, shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarray:
     """The field on a scan's own voxels, float32 `shape`, linear in between and constant beyond its grid."""
-    from scipy import ndimage
-
-    index = np.linalg.inv(field.affine) @ affine
-    return ndimage.affine_transform(
-        field.array, index[:3, :3], index[:3, 3], output_shape=shape, output=np.float32, order=1, mode="nearest"
-    )
+    return resample(field.array, field.affine, shape, affine, order=1, beyond="nearest")
 
 
 def _shrunk(array: np.ndarray, factor: np.ndarray) -> np.ndarray:

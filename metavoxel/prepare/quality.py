@@ -23,18 +23,31 @@ def measures(
 ) -> dict[str, Any]:
     """Numbers of a scan (x, y, z) with its brain `mask`; `aligned`: the mask on the template's grid of 2 mm, bool.
 
-    brain_volume_ml; template_overlap, Dice; signal_to_noise, median of the brain over the noise's standard deviation;
-    cut_cm2, area of brain on the outermost slices of the scan.
+    brain_volume_ml; template_overlap, see `overlap`; signal_to_noise, median of the brain over the noise's standard
+    deviation; cut_cm2, area of brain on the outermost slices of the scan.
     """
     voxel = np.linalg.norm(affine[:3, :3], axis=0)
-    overlap = 2 * (aligned & template.mask).sum() / (aligned.sum() + template.mask.sum())
     faces = [np.take(mask, end, axis=axis).sum() * voxel.prod() / voxel[axis] for axis in range(3) for end in (0, -1)]
     return {
         "brain_volume_ml": round(float(mask.sum() * abs(np.linalg.det(affine[:3, :3])) / 1000), 1),
-        "template_overlap": round(float(overlap), 4),
+        "template_overlap": round(overlap(aligned, template), 4),
         "signal_to_noise": round(float(np.median(array[mask]) / noise(array, mask)), 2),
         "cut_cm2": round(float(max(faces)) / 100, 2),
     }
+
+
+def overlap(aligned: np.ndarray, template: Template) -> float:
+    """Dice of an aligned brain with the template's, brought to the same volume about the template's middle.
+
+    People's heads differ by half in volume, and rigid alignment leaves them so: as they are, a well-aligned brain of 1,280
+    ml overlaps by .81, and a large one that lies back to front by .86.
+    """
+    from scipy import ndimage
+
+    size = (aligned.sum() / template.mask.sum()) ** (1 / 3)
+    middle = np.argwhere(template.mask).mean(axis=0)
+    scaled = ndimage.affine_transform(aligned.astype(np.float32), size * np.eye(3), middle - size * middle, order=1) > 0.5
+    return float(2 * (scaled & template.mask).sum() / (scaled.sum() + template.mask.sum()))
 
 
 def sides_disagree(path: Path) -> bool:

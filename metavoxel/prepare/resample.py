@@ -14,8 +14,11 @@ def resample(
     target_affine: np.ndarray,
     to_source: np.ndarray | None = None,
     order: int = 3,
+    beyond: str = "constant",
 ) -> np.ndarray:
-    """float32 `shape`: the scan `array` with `affine` (4, 4), looked up on the grid `target_affine`; 0 outside of it.
+    """float32 `shape`: the scan `array` with `affine` (4, 4), looked up on the grid `target_affine`.
+
+    `beyond` the scan: 0 (constant), or its outermost voxels (nearest).
 
     `to_source` (4, 4) takes the target's world mm to the scan's; identity when None. order: 0 nearest, 1 linear, 3 cubic
     B-spline. Along axes where the target is coarser, a Gaussian comes first (see `blur_for`); labels (order 0) are
@@ -31,7 +34,7 @@ def resample(
     if order > 0 and sigma.max() > 0.1:
         source = ndimage.gaussian_filter(source, sigma, mode="nearest")
     return ndimage.affine_transform(
-        source, index[:3, :3], index[:3, 3], output_shape=shape, output=np.float32, order=order, mode="constant"
+        source, index[:3, :3], index[:3, 3], output_shape=shape, output=np.float32, order=order, mode=beyond
     )
 
 

@@ -14,7 +14,7 @@ from metavoxel.files import files_of
 from metavoxel.prepare.strip import STRIPPERS
 from metavoxel.prepare.template import SPACE
 
-STEPS = 1
+STEPS = 2
 """Raise it when a step gives another result from the same input and settings: every scan is then done again."""
 REGISTRATIONS = ("rigid", "affine")
 PRIVATE = ".metavoxel"
