@@ -18,6 +18,7 @@ from metavoxel.prepare.workers import attempt
 from metavoxel.version import __version__
 
 WAIT_S = 30
+START_S = 600  # within which a SLURM job must find us: on a busy node, from a slow disk, Python takes minutes to start
 MEMORY = "4GB"  # of a SLURM job; a scan of 1 mm takes less than half
 DIED = "its workers died one after another, probably for want of memory; give them more, or look at this scan alone"
 SBATCH = {"partition": "queue", "account": "account", "time": "walltime", "mem": "memory"}
@@ -75,10 +76,10 @@ def slurm_cluster(sbatch: str, folder: Path) -> Any:
             own[SBATCH[name]] = value
         else:
             others.append(f"--{name}{equals}{value}")
-    any_port = {"dashboard_address": ":0"}
     return SLURMCluster(
-        cores=1, processes=1, job_name="metavoxel", job_extra_directives=others, scheduler_options=any_port, **own
-    )
+        cores=1, processes=1, job_name="metavoxel", job_extra_directives=others, death_timeout=START_S,
+        scheduler_options={"dashboard_address": ":0"}, **own,
+    )  # fmt: skip
 
 
 def _over(client: Any, work: Callable[[Any], None], items: Sequence[Any]) -> Iterator[tuple[int, str | None]]:
