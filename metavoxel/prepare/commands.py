@@ -14,7 +14,7 @@ def prepare(
     cohort: Annotated[str, typer.Argument(help="BIDS folder, or a table (.tsv, .csv, .xlsx), of raw scans.")],
     out: Annotated[Path, typer.Argument(help="Folder for the prepared cohort; a stopped run there is gone on with.")],
     strip: Annotated[
-        str, typer.Option(help="How brains are found: auto, none (already stripped), mask (yours), hd-bet.")
+        str, typer.Option(help="How brains are found: auto, none (already stripped), mask (yours), hd-bet, builtin.")
     ] = "auto",
     registration: Annotated[str, typer.Option(help="rigid (keeps the head's size) or affine.")] = "rigid",
     spacing: Annotated[float, typer.Option(help="Voxel size of the result, mm.")] = 1.0,
