@@ -32,6 +32,7 @@ bench: $(READY)
 	$(BIN)/python bench/tiny.py --paper
 	$(BIN)/python bench/dedicated.py
 	$(BIN)/python bench/real_brains.py
+	$(BIN)/python bench/strip.py
 	$(BIN)/python bench/prepare.py speed
 	$(BIN)/python bench/prepare.py speed --spacing 1
 	$(BIN)/python bench/prepare.py accuracy

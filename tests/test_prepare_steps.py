@@ -12,7 +12,8 @@ from scipy import ndimage
 from metavoxel.data.volume import Volume, read_volume, write_volume
 from metavoxel.errors import MetavoxelError
 from metavoxel.prepare.bias import estimate_field, field_on
-from metavoxel.prepare.quality import measures, noise, sides_disagree, thumbnail
+from metavoxel.prepare.qc import LEAST_OVERLAP
+from metavoxel.prepare.quality import measures, noise, overlap, sides_disagree, thumbnail
 from metavoxel.prepare.register import register
 from metavoxel.prepare.resample import around, resample
 from metavoxel.prepare.scan import itk_transform
@@ -157,11 +158,9 @@ def test_stripped_scans_are_recognised(tmp_path):
     assert is_stripped(as_head(offset, tmp_path))
 
 
-def test_whole_head_without_a_way_says_what_to_do(tmp_path, monkeypatch):
+def test_ways_that_cannot_be_taken_say_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     whole = as_head(head(whole=True), tmp_path)
-    with pytest.raises(MetavoxelError, match=r"sub-01_T1w.nii.gz: a whole head, .*add a brain mask.*HD-BET"):
-        brain_mask(whole, "auto")
     with pytest.raises(MetavoxelError, match=r"hd-bet is not on PATH; install HD-BET"):
         brain_mask(whole, "hd-bet")
     with pytest.raises(MetavoxelError, match=r"no brain mask for it in derivatives.*--masks"):
@@ -247,6 +246,19 @@ def test_measures_of_a_cut_brain():
     top = volume.shape[2] // 2
     cut = measures(volume.array[:, :, :top], mask[:, :, :top], volume.affine, template.mask, template)
     np.testing.assert_allclose(cut["cut_cm2"], mask[:, :, top - 1].sum() * 0.16, rtol=0.01)
+
+
+def test_overlap_tells_place_from_size():
+    """A small brain in its place is no reason to look, one that is turned is, whatever its size."""
+    template = load_template()
+    middle = np.argwhere(template.mask).mean(axis=0)
+    for size in (0.9, 1.0):
+        for degrees, fine in ((0, True), (25, False)):
+            angle = np.radians(degrees)
+            turn = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]]) / size
+            brain = ndimage.affine_transform(template.mask.astype(float), turn, middle - turn @ middle, order=1) > 0.5
+            assert (overlap(brain, template) > LEAST_OVERLAP) is fine, (size, degrees)
+    assert overlap(np.zeros_like(template.mask), template) == 0
 
 
 def test_thumbnails_are_symmetric_about_the_midline():

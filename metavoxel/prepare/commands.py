@@ -16,7 +16,7 @@ def prepare(
     cohort: CohortArg,
     out: Annotated[Path, typer.Argument(help="Folder for the prepared cohort; a stopped run there is gone on with.")],
     strip: Annotated[
-        str, typer.Option(help="How brains are found: auto, none (already stripped), mask (yours), hd-bet.")
+        str, typer.Option(help="How brains are found: auto, none (already stripped), mask (yours), hd-bet, builtin.")
     ] = "auto",
     registration: Annotated[str, typer.Option(help="rigid (keeps the head's size) or affine.")] = "rigid",
     spacing: Annotated[float, typer.Option(help="Voxel size of the result, mm.")] = 1.0,

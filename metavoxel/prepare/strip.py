@@ -1,4 +1,4 @@
-"""Which voxels are brain: four ways, in one table. A new way is one more entry of `STRIPPERS`."""
+"""Which voxels are brain: a few ways, in one table. A new way is one more entry of `STRIPPERS`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import numpy as np
 from metavoxel.data.conform import largest_piece, lie_together, to_ras
 from metavoxel.data.volume import Volume, read_volume, write_volume
 from metavoxel.errors import MetavoxelError
+from metavoxel.prepare.brain import find_brain
 from metavoxel.prepare.resample import resample
 
 BACKGROUND_SHARE = 0.3  # of voxels that hold one and the same value, in a stripped scan; noise does not
@@ -49,10 +50,7 @@ def brain_mask(head: Head, how: str) -> tuple[np.ndarray, str]:
 
     Raises MetavoxelError when the way cannot be taken, or finds less than 100 ml.
     """
-    way = how if how != "auto" else next((name for name, one in STRIPPERS.items() if one.fits(head)), None)
-    if way is None:
-        fix = "add a brain mask under derivatives/ (or --masks), or install HD-BET, or strip the scans first"
-        raise MetavoxelError(f"{head.source}: a whole head, and no way to find its brain; {fix}")
+    way = how if how != "auto" else next(name for name, one in STRIPPERS.items() if one.fits(head))
     mask = _one_piece(STRIPPERS[way].mask(head))
     size = mask.sum() * head.voxel_ml
     if size < SMALLEST_ML:
@@ -119,9 +117,18 @@ def _hd_bet_mask(head: Head) -> np.ndarray:
         return read_volume(mask).array > 0
 
 
+def _builtin_mask(head: Head) -> np.ndarray:
+    """By the network that comes with the package."""
+    try:
+        return find_brain(head.array, head.affine) > 0.5
+    except MetavoxelError as error:
+        raise MetavoxelError(f"{head.source}: {error}") from error
+
+
 STRIPPERS: dict[str, Stripper] = {
     "none": Stripper(is_stripped, _foreground),
     "mask": Stripper(lambda head: head.mask is not None, _users_mask),
     "hd-bet": Stripper(_hd_bet_is_ready, _hd_bet_mask),
+    "builtin": Stripper(lambda head: True, _builtin_mask),
 }
-"""In the order in which `auto` tries them."""
+"""In the order in which `auto` tries them; the last one always fits."""

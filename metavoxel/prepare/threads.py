@@ -1,4 +1,5 @@
-"""One thread for ITK: its sums depend on how many share the work, and a scan must come out alike wherever it is done."""
+"""One thread for ITK and torch: their sums depend on how many share the work, and a scan must come out alike wherever
+it is done."""
 
 from __future__ import annotations
 
@@ -17,3 +18,16 @@ def one_itk_thread() -> Iterator[None]:
         yield
     finally:
         sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """The same for torch."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
