@@ -16,6 +16,7 @@ TITLES = {
     "digits": "scikit-learn's digits",
     "tabular": "Tables only: breast cancer with gaps",
     "real_brains": "Real brains",
+    "strip": "Preparation: the built-in brain extraction",
     "prepare_accuracy": "Preparation: heads that lie askew",
     "prepare_speed_2mm": "Preparation: cost at 2 mm",
     "prepare_speed_1mm": "Preparation: cost at 1 mm",
@@ -45,6 +46,8 @@ BARS = {
     ("calibration", "age_given_sex_rank_p"): "above .01",
     ("calibration", "sex_given_scan_ece"): "at most .03",
     ("calibration", "age_given_scan_crps"): "at most 1.05 times exact",
+    ("strip", "cpu_seconds_a_scan"): "at most 10",
+    ("strip", "weights_mb"): "at most 5",
     ("prepare_accuracy", "share_within_1.5_mm"): "at least .98",
     ("prepare_speed_2mm", "cpu_seconds_a_scan_1_jobs"): "at most 30",
     ("prepare_speed_1mm", "cpu_seconds_a_scan_1_jobs"): "at most 90",
@@ -55,6 +58,8 @@ BARS = {
     ("prepare_speed_1mm", "speed_up_of_2_jobs"): "at least 1.7",
     ("speed", "small: 256 joint draws, in trunk passes"): "at most 3",
 }
+BARS |= {("strip", f"dice_{how}"): "at least .96" for how in ("as_it_is", "inverted", "thick", "tilted")}
+BARS |= {("strip", f"worst_dice_{how}"): "at least .93" for how in ("as_it_is", "inverted", "thick", "tilted")}
 BARS |= {
     ("calibration", f"age_given_{question}_coverage_{share}"): f"within .02 of .{share}"
     for question in ("scan", "nothing", "sex")
