@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import metavoxel as mv
+from metavoxel.build import FACTS_ROWS, _Data, _without_images
 from metavoxel.codecs import Standard
 from metavoxel.denoiser import JointDenoiser
 from metavoxel.diffusion import Given, expect, joint_loss, sample
@@ -312,19 +313,19 @@ def test_images_start_from_the_mean_of_such_people(tmp_path: Path) -> None:
     assert (mean[80, "M"] - mean[80, "F"])[3:].mean() == pytest.approx(0.0, abs=0.12)
 
 
-def test_facts_hang_together_without_a_scan(tmp_path: Path) -> None:
-    """Trained on scans that say nothing, it knows what a sex says of an age when no scan is given."""
-    rng = np.random.default_rng(0)
-    male = rng.random(400) < 0.5
-    age = np.where(male, 65.0, 35.0) + rng.normal(0, 4, 400)
-    schema = mv.Schema([mv.Image("scan", (6, 6)), mv.Continuous("age"), mv.Categorical("sex", ("F", "M"))])
-    config = mv.preset("tiny", augment=False, reading=0, net={"widths": (8,), "patch": 1, "token_width": 32},
-                       joint={"steps": 80, "batch": 8, "validate_every": 80, "rate": 3e-3, "average": 0.9})  # fmt: skip
-    table = pd.DataFrame({"age": age, "sex": np.where(male, "M", "F")})
-    model = mv.fit(schema, {"scan": rng.normal(size=(400, 6, 6))}, table, tmp_path / "m", config, quiet=True)
-    draws = {sex: model.sample({"sex": sex}, ["age"], n=400) for sex in ("F", "M")}
-    assert draws["F"].mean("age") == pytest.approx(35, abs=2) and draws["M"].mean("age") == pytest.approx(65, abs=2)
-    assert draws["F"].std("age") == pytest.approx(4, rel=0.5)
+def test_facts_are_asked_of_people_without_a_scan_as_well(tmp_path: Path) -> None:
+    """One absent image serves all; an age is asked of many whose sex is told, and of many of whom nothing is."""
+    scalars = {"age": torch.linspace(-2, 2, 30), "sex": torch.arange(30) % 2}
+    known = {name: torch.arange(30) > 2 for name in scalars}
+    image = mv.Image("scan", (6, 6), latent=Latent(1, (6, 6), (0.0,), (1.0,)))
+    schema = mv.Schema([image, mv.Continuous("age"), mv.Categorical("sex", ("F", "M"), marginal=(0.5, 0.5))])
+    data = _Data(schema, {}, scalars, known, torch.device("cpu"))
+    x0, observed, times, noise = _without_images(data, torch.arange(30), MixtureTimes(), seed=1)
+    assert x0["scan"].shape == (1, 1, 6, 6) and not observed["scan"].any() and (times["scan"] == 1).all()
+    assert len(noise) == len(times["age"]) == len(x0["sex"]) == FACTS_ROWS
+    asked = observed["age"] & (times["age"] == 1)
+    assert (asked & (times["sex"] == 0)).float().mean() > 0.05 and (asked & (times["sex"] == 1)).float().mean() > 0.05
+    assert (times["age"][~observed["age"]] == 1).all()
 
 
 def test_a_model_of_images_alone_trains(tmp_path: Path) -> None:

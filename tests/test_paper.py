@@ -16,6 +16,7 @@ from metavoxel import build
 from metavoxel.clocks import LDM_BETAS, LDM_STEPS, Cosine, ScaledLinear, alpha, sigma
 from metavoxel.codecs import Standard
 from metavoxel.config import PRESETS, from_dict, read_config, to_dict
+from metavoxel.data.columns import ColumnGuess
 from metavoxel.diffusion import Given, joint_loss, noise_error, sample, tied
 from metavoxel.nets.joint import NetSettings
 from metavoxel.nets.paper import PaperNet, PaperSettings
@@ -329,8 +330,8 @@ def test_a_model_to_start_from_keeps_its_architecture(trained: mv.MetaVoxel, tmp
 def test_the_papers_preset_is_the_papers() -> None:
     paper = mv.preset("paper")
     assert isinstance(paper.net, PaperSettings) and isinstance(paper.times, SharedTimes)
-    guesses = {"age": SimpleNamespace(kind="continuous", unit="years"),
-               "sex": SimpleNamespace(kind="categorical", levels=("F", "M"))}  # fmt: skip
+    guesses = {"age": ColumnGuess("age", "continuous", "years", (), 0, ""),
+               "sex": ColumnGuess("sex", "categorical", None, ("F", "M"), 0, "")}  # fmt: skip
     cohort = SimpleNamespace(scans={"T1w": []}, columns=guesses)
     schema = build.infer_schema(cohort, paper)  # type: ignore[arg-type]
     assert schema["T1w"].clock == schema["age"].clock == ScaledLinear() and schema["sex"].clock == Cosine()

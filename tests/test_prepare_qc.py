@@ -106,7 +106,7 @@ def test_robust_deviations():
 def test_the_page_holds_every_scan_and_needs_nothing_else(finished):
     out, tasks = finished({3: {"cut_cm2": 12.0}, 20: {"brain_volume_ml": 300.0}})
     review(out, tasks)
-    page = (out / "qc.html").read_text()
+    page = (out / "qc.html").read_text(encoding="utf-8")
     names = re.findall(r'<article class="(\w+)".*?data-name="([^"]+)"', page)
     assert len(names) == N and [kind for kind, _ in names[:3]] == ["flagged", "flagged", "fine"]
     assert {name for kind, name in names if kind == "flagged"} == {"sub-03 T1w", "sub-20 T1w"}
