@@ -29,7 +29,7 @@ class Standard:
 
     @classmethod
     def fit(cls, x: Array) -> "Standard":
-        return cls(float(x.mean()), float(x.std()) or 1.0)
+        return cls(float(x.mean()), _sd(x))
 
     @classmethod
     def over_range(cls, x: Array) -> "Standard":
@@ -54,7 +54,7 @@ class Log:
     @classmethod
     def fit(cls, x: Array) -> "Log":
         _refuse_nonpositive(x)
-        return cls(float(np.log(x).mean()), float(np.log(x).std()) or 1.0)
+        return cls(float(np.log(x).mean()), _sd(np.log(x)))
 
     def encode(self, x: Array) -> Array:
         _refuse_nonpositive(x)
@@ -109,6 +109,12 @@ Scaling = Literal["linear", "range", "log", "quantile"]
 FITS: dict[Scaling, Callable[[Array], Standard | Log | Quantile]] = {
     "linear": Standard.fit, "range": Standard.over_range, "log": Log.fit, "quantile": Quantile.fit,
 }  # fmt: skip
+
+
+def _sd(x: Array) -> float:
+    """1 for a constant, whose deviations are the rounding of its mean."""
+    sd = float(x.std())
+    return sd if sd > 1e-12 * float(np.abs(x).max()) else 1.0
 
 
 def _piecewise(x: Array, xs: Array, ys: Array) -> Array:
