@@ -175,8 +175,10 @@ def fit(
         loss = joint_loss(module, schema, *_questions(schema, x0, observed, config, rule, noise), denoiser.weigh)
         total = loss.total
         if k >= reading and rule.separate and schema.images and schema.scalars:
-            questions = _without_images(data, training, rule, config.seed + 2 + k)
-            total = total + FACTS_WEIGHT * joint_loss(module, schema, *questions, denoiser.weigh).total
+            x0, observed, times, noise = _without_images(data, training, rule, config.seed + 2 + k)
+            alone = denoiser.freeze(*({image.name: part[image.name] for image in schema.images} for part in (x0, times)))
+            told_alone = joint_loss(alone, Schema(schema.scalars), x0, observed, times, noise, denoiser.weigh)
+            total = total + FACTS_WEIGHT * told_alone.total
         return total, {name: part.item() for name, part in loss.parts.items()}
 
     def validate(module: nn.Module) -> dict[str, float]:

@@ -14,6 +14,8 @@ from metavoxel.errors import MetavoxelError
 UNEVEN = 0.02  # of the distance between slices, by which one may lie off before slices are taken to be missing
 DESCRIPTION, POSITION = "0008|103e", "0020|0032"  # tags: SeriesDescription, ImagePositionPatient
 FRAMES, ROWS, COLUMNS, BITS = "0028|0008", "0028|0010", "0028|0011", "0028|0100"
+RAS_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""Turns NIfTI's world, right, anterior, superior, into that of DICOM and ITK, left, posterior, superior, and back."""
 PIXELS = b"\xe0\x7f\x10\x00"  # the tag before the voxels, as most files write it
 
 
@@ -55,11 +57,10 @@ def read_series(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _affine(image: Any) -> np.ndarray:
-    """ITK's world runs to the left and the back; ours to the right and the front."""
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     affine[:3, 3] = image.GetOrigin()
-    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    return RAS_LPS @ affine
 
 
 def _check_whole(file: Path, header: dict[str, str]) -> None:

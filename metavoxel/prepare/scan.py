@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from metavoxel.data.conform import to_ras
+from metavoxel.data.dicom import RAS_LPS
 from metavoxel.data.volume import Volume, read_volume, write_volume
 from metavoxel.errors import MetavoxelError
 from metavoxel.files import atomic_write, checksum, make_folder
@@ -113,9 +114,8 @@ def _record(
 
 
 def itk_transform(matrix: np.ndarray) -> str:
-    """An ITK text file of the RAS `matrix` (4, 4) template -> scan; ITK's world has x and y the other way round."""
-    flip = np.diag([-1.0, -1.0, 1.0, 1.0])
-    itk = flip @ matrix @ flip
+    """An ITK text file of the RAS `matrix` (4, 4) template -> scan."""
+    itk = RAS_LPS @ matrix @ RAS_LPS
     numbers = " ".join(repr(float(x)) for x in (*itk[:3, :3].ravel(), *itk[:3, 3]))
     return (
         "#Insight Transform File V1.0\n#Transform 0\nTransform: AffineTransform_double_3_3\n"
