@@ -12,7 +12,7 @@ from metavoxel import demo
 from metavoxel.config import preset
 from metavoxel.data import phantom
 from metavoxel.errors import MetavoxelError
-from metavoxel.report import Picture, Report, Section, Table
+from metavoxel.page import Picture, Report, Section, Table
 
 
 @pytest.fixture(scope="module")
