@@ -1,0 +1,167 @@
+"""Every useful question about every person, asked once and kept on disk in blocks: a stopped evaluation goes on from the
+last, and memory holds one block of scans however large the cohort is."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from metavoxel.answers import batches
+from metavoxel.data.cohort import Cohort
+from metavoxel.diffusion import Denoiser, Given, encode_once, expect
+from metavoxel.errors import MetavoxelError
+from metavoxel.files import atomic_write, make_folder
+from metavoxel.loading import Progress
+from metavoxel.methods import draw_facts
+from metavoxel.model import MetaVoxel
+from metavoxel.schema import Categorical, Scalar
+
+DRAWS = 99
+"""A multiple of the ranks' bins, less one."""
+PAPER_DRAWS = 3
+BLOCK = 64
+"""Rows that are asked about before anything is written."""
+NOTHING, OTHERS, SCAN, BOTH = "nothing", "other facts", "scan", "scan and other facts"
+
+
+def given_sets(model: MetaVoxel) -> list[str]:
+    """What can be told before a scalar is asked for. A model of one shared time cannot leave anything out by itself: it has
+    to walk all that it is not told, which is only affordable where the scan is known."""
+    alone = len(model.schema.scalars) == 1
+    sets = [NOTHING, OTHERS] if model.denoiser.coverage.separate else []
+    sets += [SCAN, BOTH] if model.schema.images else []
+    return [name for name in sets if not (alone and name in (OTHERS, BOTH))]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the model said of each row of a cohort, as `ask` left it in `folder`."""
+
+    model: MetaVoxel
+    cohort: Cohort
+    folder: Path
+
+    def truth(self, name: str) -> np.ndarray:
+        """(rows,) in the variable's unit, or a level's index, float; NaN where missing."""
+        variable = self.model.schema.scalar(name)
+        column = self.cohort.column(name)
+        values, known = variable.encode(column)
+        if isinstance(variable, Categorical):
+            return np.where(known.numpy(), values.numpy(), np.nan)
+        return np.where(known.numpy(), pd.to_numeric(column, errors="coerce").to_numpy(float), np.nan)
+
+    def mean(self, name: str, given: str) -> np.ndarray:
+        """(rows,) E[number | given]."""
+        return self._kept[f"{name}|{given}|mean"]
+
+    def probabilities(self, name: str, given: str) -> np.ndarray:
+        """(rows, levels)."""
+        return self._kept[f"{name}|{given}|probabilities"]
+
+    def draws(self, name: str, given: str) -> np.ndarray:
+        """(rows, draws) of a number."""
+        return self._kept[f"{name}|{given}|draws"]
+
+    def asked(self, name: str, given: str) -> np.ndarray:
+        """(rows,) whether the truth is known and what the question tells is there: any scan, any other fact."""
+        there = ~np.isnan(self.truth(name))
+        images = [image.name for image in self.model.schema.images]
+        scan = np.any([[path is not None for path in self.cohort.scans[image]] for image in images], axis=0)
+        facts = [other.name for other in self.model.schema.scalars if other.name != name]
+        others = np.any([~np.isnan(self.truth(other)) for other in facts], axis=0)
+        if given in (SCAN, BOTH):
+            there = there & scan
+        return there & others if given in (OTHERS, BOTH) else there
+
+    @cached_property
+    def _kept(self) -> dict[str, np.ndarray]:
+        parts = [dict(np.load(path)) for path in blocks(self.folder, len(self.cohort))]
+        return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def blocks(folder: Path, rows: int) -> list[Path]:
+    """One file for each BLOCK of rows."""
+    return [folder / f"rows-{first:06d}.npz" for first in range(0, rows, BLOCK)]
+
+
+@torch.no_grad()
+def ask(model: MetaVoxel, cohort: Cohort, folder: Path, seed: int, progress: Progress) -> Answers:
+    """Asks for each number and class under each of `given_sets`. Raises MetavoxelError for a cohort that lacks a variable,
+    and for predictions that are not numbers."""
+    lacking = [v.name for v in model.schema.scalars if v.name not in cohort.columns]
+    lacking += [v.name for v in model.schema.images if v.name not in cohort.scans]
+    if lacking:
+        there = ", ".join([*cohort.scans, *cohort.columns])
+        raise MetavoxelError(f"{cohort.root}: lacks {', '.join(lacking)}, which the model was trained on (it has {there})")
+    make_folder(folder)
+    sets = given_sets(model)
+    for number, path in enumerate(blocks(folder, len(cohort))):
+        first = number * BLOCK
+        rows = range(first, min(first + BLOCK, len(cohort)))
+        if not path.exists():
+            parts = [dict(_asked(model, batch.known, sets, first + batch.first, batch.rows, seed))
+                     for batch in batches(model.schema, model.codecs, cohort.subset(rows),
+                                          dict.fromkeys(v.name for v in model.schema.scalars), model.device)]  # fmt: skip
+            kept = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+            _refuse_nan(kept, cohort, first)
+            with atomic_write(path, "wb") as file:
+                np.savez(file, **kept)  # type: ignore[arg-type]
+        progress(rows[-1] + 1, len(cohort))
+    return Answers(model, cohort, folder)
+
+
+def _asked(
+    model: MetaVoxel, known: Mapping[str, Given], sets: list[str], first: int, rows: int, seed: int
+) -> Iterator[tuple[str, np.ndarray]]:
+    schema, separate = model.schema, model.denoiser.coverage.separate
+    scans = {image.name: known[image.name] for image in schema.images}
+    seeing = encode_once(model.denoiser, schema, scans) if separate and scans else model.denoiser
+    # the reader of no scan holds a scan absent for each row, so that every person gets draws of their own
+    nobody = {name: Given(scan.value, observed=torch.zeros(rows, dtype=torch.bool)) for name, scan in scans.items()}
+    blind = encode_once(model.denoiser, schema, nobody) if separate and scans else model.denoiser
+    for v in schema.scalars:
+        others = {other.name: known[other.name] for other in schema.scalars if other.name != v.name}
+        for given in sets:
+            told = {**(scans if given in (SCAN, BOTH) else nobody), **(others if given in (OTHERS, BOTH) else {})}
+            reader = seeing if given in (SCAN, BOTH) else blind
+            for what, value in _answer(reader, model, v, told, first, rows, seed).items():
+                yield f"{v.name}|{given}|{what}", value
+
+
+def _answer(
+    reader: Denoiser, model: MetaVoxel, v: Scalar, told: Mapping[str, Given], first: int, rows: int, seed: int
+) -> dict[str, np.ndarray]:
+    """mean and draws of a number, probabilities of a class; from PAPER_DRAWS draws where no one evaluation gives them."""
+    separate = model.denoiser.coverage.separate
+    is_class = isinstance(v, Categorical)
+    clean = expect(reader, model.schema, told, [v.name])[v.name] if separate else None
+    if is_class and clean is not None:
+        return {"probabilities": _each_row(clean.double().exp(), rows)}
+    drawn = draw_facts(reader, model.schema, told, [v.name], DRAWS if separate else PAPER_DRAWS, seed, first_row=first)
+    if isinstance(v, Categorical):
+        shares = torch.nn.functional.one_hot(drawn[v.name], len(v.levels)).double().mean(1)
+        return {"probabilities": _each_row(shares, rows)}
+    values = _each_row(torch.from_numpy(np.asarray(v.decode(drawn[v.name]))), rows)
+    linear = v.scale is not None and v.scale.kind == "linear"
+    if clean is not None and linear:  # only a linear scale carries a mean of scores over to a mean of values
+        return {"mean": _each_row(torch.from_numpy(np.asarray(v.decode(clean))), rows), "draws": values}
+    return {"mean": values.mean(1), "draws": values}
+
+
+def _each_row(x: Tensor, rows: int) -> np.ndarray:
+    return x.expand(rows, *x.shape[1:]).cpu().numpy()
+
+
+def _refuse_nan(kept: Mapping[str, np.ndarray], cohort: Cohort, first: int) -> None:
+    for key, values in kept.items():
+        bad = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(1))
+        if len(bad):
+            person = cohort.table["participant_id"].iloc[first + bad[0]]
+            name, given, _ = key.split("|")
+            raise MetavoxelError(f"{person}: the model's {name} given {given} is not a number; its weights are damaged or "
+                                 "its training diverged: train it again")  # fmt: skip

@@ -1,0 +1,121 @@
+"""Everybody's answers side by side: the model's under each set of given facts, the exact posterior's where the cohort's law
+is known, a constant's, and the baselines'. What judges answers reads claims and nothing else."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from metavoxel.data.cohort import Cohort
+from metavoxel.data.table import bare_id
+from metavoxel.errors import MetavoxelError
+from metavoxel.evaluate.asking import NOTHING, SCAN, Answers, given_sets
+from metavoxel.evaluate.figures import CONSTANT, EXACT, OURS
+from metavoxel.schema import Categorical, Scalar
+
+POSTERIOR = Path("derivatives/phantom/posterior.tsv")
+PREDICTIONS = "predictions.csv"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What one answerer says of one variable, given one set of facts, about `rows` of the cohort.
+
+    truth: (n,) in the variable's unit, or a level's index. told: (n,) means of a number, or (n, levels) probabilities of a
+    class. draws: (n, draws), intervals: (n, 2) from q05 to q95, of a number, where the answerer gives them.
+    """
+
+    who: str
+    given: str
+    variable: Scalar
+    rows: np.ndarray
+    truth: np.ndarray
+    told: np.ndarray
+    draws: np.ndarray | None = None
+    intervals: np.ndarray | None = None
+
+    @property
+    def is_class(self) -> bool:
+        return isinstance(self.variable, Categorical)
+
+    def among(self, inside: np.ndarray) -> "Claim":
+        """About those of the cohort's rows (rows,) bool only."""
+        own = inside[self.rows]
+        draws = None if self.draws is None else self.draws[own]
+        intervals = None if self.intervals is None else self.intervals[own]
+        return replace(self, rows=self.rows[own], truth=self.truth[own], told=self.told[own], draws=draws,
+                       intervals=intervals)  # fmt: skip
+
+
+def claims(answers: Answers, baselines: Path | None) -> Iterator[Claim]:
+    """All claims about all numbers and classes; without rows, none."""
+    posterior = answers.cohort.root / POSTERIOR
+    others = {EXACT: posterior} if posterior.is_file() else {}
+    if baselines is not None:
+        others |= {path.parent.name: path for path in sorted(baselines.glob(f"*/{PREDICTIONS}"))}
+        if len(others) == posterior.is_file():
+            raise MetavoxelError(f"{baselines}: holds no NAME/{PREDICTIONS}; give a folder that metavoxel baselines wrote")
+    tables = {who: _by_row(path, answers.cohort) for who, path in others.items()}
+    for v in answers.model.schema.scalars:
+        truth = answers.truth(v.name)
+        for given in given_sets(answers.model):
+            rows = np.flatnonzero(answers.asked(v.name, given))
+            if isinstance(v, Categorical):
+                yield from _some(Claim(OURS, given, v, rows, truth[rows], answers.probabilities(v.name, given)[rows]))
+            else:
+                told, draws = answers.mean(v.name, given)[rows], answers.draws(v.name, given)[rows]
+                low_high = np.quantile(draws, [0.05, 0.95], axis=1).T
+                yield from _some(Claim(OURS, given, v, rows, truth[rows], told, draws, low_high))
+        yield from _some(_constant(answers, v, truth))
+        for who, table in tables.items():
+            yield from _some(_tabulated(who, table, v, truth))
+
+
+def _some(claim: Claim | None) -> Iterator[Claim]:
+    if claim is not None and len(claim.rows):
+        yield claim
+
+
+def _constant(answers: Answers, v: Scalar, truth: np.ndarray) -> Claim:
+    """What the people in training say of everybody."""
+    seen: dict[str, Any] = answers.model.summary["columns"][v.name]  # type: ignore[index]
+    rows = np.flatnonzero(~np.isnan(truth))
+    if not isinstance(v, Categorical):
+        return Claim(CONSTANT, NOTHING, v, rows, truth[rows], np.full(len(rows), float(seen["mean"])))
+    counts = np.array([seen["counts"][level] for level in v.levels], float) + 0.5  # no level is impossible
+    return Claim(CONSTANT, NOTHING, v, rows, truth[rows], np.tile(counts / counts.sum(), (len(rows), 1)))
+
+
+def _tabulated(who: str, table: pd.DataFrame, v: Scalar, truth: np.ndarray) -> Claim | None:
+    """From a table in the columns of `predict`; None if it says nothing of the variable. Baselines and the exact posterior
+    are told the scan."""
+    is_class = isinstance(v, Categorical)
+    columns = [f"{v.name}_p_{level}" for level in v.levels] if isinstance(v, Categorical) else [f"{v.name}_mean"]
+    if not set(columns) <= set(table):
+        return None
+    told = table[columns].to_numpy(float)
+    rows = np.flatnonzero(~np.isnan(truth) & ~np.isnan(told).any(1))
+    told = told if is_class else told[:, 0]
+    ends = [f"{v.name}_q05", f"{v.name}_q95"]
+    intervals = table[ends].to_numpy(float)[rows] if not is_class and set(ends) <= set(table) else None
+    return Claim(who, SCAN, v, rows, truth[rows], told[rows], intervals=intervals)
+
+
+def _by_row(path: Path, cohort: Cohort) -> pd.DataFrame:
+    """A table of answers in the cohort's order; NaN for people whom it does not hold."""
+    table = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",", dtype={"participant_id": str, "session_id": str})
+    keys = [key for key in ("participant_id", "session_id") if key in table and key in cohort.table]
+    if "participant_id" not in keys:
+        raise MetavoxelError(f"{path}: has no column participant_id; answers cannot be told apart")
+    names = _names(table, keys)
+    if twice := names[names.duplicated()].tolist():
+        raise MetavoxelError(f"{path}: answers twice for {twice[0]}; leave one row")
+    return table.set_axis(names).reindex(_names(cohort.table, keys))
+
+
+def _names(table: pd.DataFrame, keys: Sequence[str]) -> pd.Index:
+    people = table["participant_id"].map(bare_id)
+    return pd.Index(people.str.cat(table["session_id"].fillna("").astype(str), " ") if "session_id" in keys else people)
