@@ -1,10 +1,13 @@
 """Real brains of two sites: `tiny` on ds002748 + ixi50 (T1w, age, sex, site), beside ridge and logistic regression on the
 same voxels and a constant, on people held out.
 
-    python bench/real_brains.py [FOLDS TO RUN, default 1]
+    python bench/real_brains.py [--folds 1] [--prepared FOLDER] [--init MODEL]
+
+--prepared: of both cohorts as `metavoxel prepare` left them, in FOLDER/ds002748 and FOLDER/ixi50; otherwise as they came.
+--init: start from this model, trained on phantoms, and train for less; it knows no site.
 """
 
-import sys
+import argparse
 import tempfile
 from pathlib import Path
 
@@ -23,19 +26,25 @@ from metavoxel.loading import load_images
 CONFIG = mv.preset(
     "tiny", reading=150, validation=0.15, joint={"steps": 300, "batch": 32, "rate": 1e-3, "validate_every": 25}
 )
+FURTHER = mv.preset(
+    "tiny", reading=100, validation=0.15, joint={"steps": 200, "batch": 32, "rate": 3e-4, "matrix_rate": 3e-3,
+                                                 "validate_every": 25}
+)  # fmt: skip
+"""Of a model that can tell phantoms already."""
 
 
-def cohort() -> Cohort:
+def cohort(folder: Path) -> Cohort:
     return mv.concat({
-        "ds002748": mv.read_cohort(SHARED / "ds002748", ["T1w", "age", "sex=gender"]),
-        "ixi50": mv.read_cohort(SHARED / "ixi50", ["T1w", "age", "sex"]),
+        "ds002748": mv.read_cohort(folder / "ds002748", ["T1w", "age", "sex=gender"]),
+        "ixi50": mv.read_cohort(folder / "ixi50", ["T1w", "age", "sex"]),
     })  # fmt: skip
 
 
-def answers(train: Cohort, test: Cohort, voxels: tuple[np.ndarray, np.ndarray]) -> pd.DataFrame:
+def answers(train: Cohort, test: Cohort, voxels: tuple[np.ndarray, np.ndarray], init: str | None) -> pd.DataFrame:
     """Predictions of every method for the held-out people."""
     with tempfile.TemporaryDirectory() as folder:
-        table = mv.train(train, CONFIG, Path(folder) / "m").predict(test, ["age", "sex"])
+        model = mv.train(train, FURTHER if init else CONFIG, Path(folder) / "m", init=init)
+        table = model.predict(test, ["age", "sex"])
     age, sex = train.column("age").to_numpy(), train.column("sex").to_numpy()
     ridge = make_pipeline(StandardScaler(), RidgeCV(np.logspace(2, 7, 11))).fit(voxels[0], age)
     logistic = make_pipeline(StandardScaler(), LogisticRegressionCV(Cs=np.logspace(-6, 0, 7), max_iter=500))
@@ -47,8 +56,12 @@ def answers(train: Cohort, test: Cohort, voxels: tuple[np.ndarray, np.ndarray]) 
 
 
 def main() -> None:
-    folds = int(sys.argv[1]) if len(sys.argv) > 1 else 1
-    everyone = cohort()
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--folds", type=int, default=1)
+    parser.add_argument("--prepared", type=Path)
+    parser.add_argument("--init")
+    options = parser.parse_args()
+    everyone = cohort(options.prepared or SHARED)
     figures: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as scratch, clock(figures, "seconds"):
         image = infer_schema(everyone, CONFIG).images[0]
@@ -56,10 +69,10 @@ def main() -> None:
         row = {person: i for i, person in enumerate(everyone.table["participant_id"])}
         parts = everyone.split([0.2] * 5, seed=0, stratify=["age", "sex", "site"])
         tables = []
-        for test in parts[:folds]:
+        for test in parts[: options.folds]:
             out = [row[p] for p in test.participants]
             kept = [i for i in range(len(everyone)) if i not in out]
-            tables.append(answers(everyone.subset(kept), test, (stack[kept], stack[out])))
+            tables.append(answers(everyone.subset(kept), test, (stack[kept], stack[out]), options.init))
     table = pd.concat(tables)
     for name, column in {"metavoxel": "age_mean", "ridge": "ridge", "constant": "constant"}.items():
         errors = (table[column] - table["truth"]).abs()
@@ -70,7 +83,8 @@ def main() -> None:
     figures["age_90_interval_coverage"] = float(inside.mean())
     for name, column in {"metavoxel": "sex", "logistic": "logistic", "constant": "commonest"}.items():
         figures[f"sex_accuracy_{name}"] = float((table[column] == table["sex_truth"]).mean())
-    record("real_brains", f"{len(everyone)} people of two sites, {len(table)} held out in {folds} fold(s)", figures)
+    name = "_".join(["real_brains", *(["prepared"] if options.prepared else []), *(["further"] if options.init else [])])
+    record(name, f"{len(everyone)} people of two sites, {len(table)} held out in {options.folds} fold(s)", figures)
 
 
 if __name__ == "__main__":

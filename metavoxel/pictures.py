@@ -118,7 +118,7 @@ def mosaic(
     height = rows * (cell * high / wide + text) + below
     finite = images[np.isfinite(images)]
     low, top = window or (0.0, float(np.percentile(finite, 99.5)) if finite.size else 1.0)
-    figure = _canvas(width, height, constrained=False)
+    figure = canvas(width, height, constrained=False)
     figure.set_facecolor("white")
     for number, ((own_wide, own_high, slices), caption) in enumerate(zip(tiles, captions)):
         row, column = divmod(number, columns)
@@ -134,7 +134,7 @@ def mosaic(
             spine.set_visible(False)
     if note:
         figure.text(0.005, 0.06 / height, note, fontsize=9, color="#5c6673", va="bottom")
-    return _png(figure)
+    return png_of(figure)
 
 
 _Slice = tuple[np.ndarray, float, tuple[float, float]]
@@ -167,8 +167,8 @@ def _caption(record: Mapping[Any, object]) -> str:
 
 def predicted_age(truth: np.ndarray, table: pd.DataFrame, title: str, colour: str, limits: tuple[float, float]) -> bytes:
     """Answers against true ages (n,), with 90 % intervals. table: age_mean, age_q05, age_q95."""
-    figure = _canvas(5.0, 4.8)
-    ax = _axes(figure, title, "true age (years)", "answered age (years)")
+    figure = canvas(5.0, 4.8)
+    ax = axes_of(figure, title, "true age (years)", "answered age (years)")
     ax.plot(limits, limits, color=TRUTH, lw=1)
     low, high = table["age_q05"].to_numpy(), table["age_q95"].to_numpy()
     inside = (low <= truth) & (truth <= high)
@@ -180,25 +180,25 @@ def predicted_age(truth: np.ndarray, table: pd.DataFrame, title: str, colour: st
     held = f"90 % intervals hold {100 * inside.mean():.0f} %"
     ax.text(0.03, 0.96, held, transform=ax.transAxes, va="top", fontsize=12)
     ax.text(0.97, 0.04, "red: true age outside", transform=ax.transAxes, ha="right", fontsize=11, color="#c0392b")
-    return _png(figure)
+    return png_of(figure)
 
 
 def sex_against_exact(male: np.ndarray, model: np.ndarray, exact: np.ndarray) -> bytes:
     """p(M) of the model against the exact one, (n,) each; male: (n,) bool, who is a man."""
-    figure = _canvas(5.0, 4.8)
-    ax = _axes(figure, "Person by person", "exact probability of a man", "model's probability of a man")
+    figure = canvas(5.0, 4.8)
+    ax = axes_of(figure, "Person by person", "exact probability of a man", "model's probability of a man")
     ax.plot((0, 1), (0, 1), color=TRUTH, lw=1)
     for who, colour, label in ((~male, WOMEN, "women"), (male, MEN, "men")):
         ax.scatter(exact[who], model[who], s=18, color=colour, alpha=0.75, lw=0, label=label)
     ax.legend(frameon=False, fontsize=12, loc="upper left", handletextpad=0.1)
     ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-    return _png(figure)
+    return png_of(figure)
 
 
 def reliability(bins: pd.DataFrame) -> bytes:
     """bins: who (model or exact), said (mean probability), share (of men), low, high (90 % interval of the share)."""
-    figure = _canvas(5.0, 4.8)
-    ax = _axes(figure, "Said and seen", "said: probability of a man", "seen: share of men")
+    figure = canvas(5.0, 4.8)
+    ax = axes_of(figure, "Said and seen", "said: probability of a man", "seen: share of men")
     ax.plot((0, 1), (0, 1), color=TRUTH, lw=1)
     for who, colour, shift in (("model", MODEL, -0.008), ("exact", EXACT, 0.008)):
         part = bins[bins["who"] == who]
@@ -206,15 +206,15 @@ def reliability(bins: pd.DataFrame) -> bytes:
         ax.plot(part["said"] + shift, part["share"], "o-", color=colour, ms=7, lw=1.2, label=who)
     ax.legend(frameon=False, fontsize=12, loc="upper left")
     ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-    return _png(figure)
+    return png_of(figure)
 
 
 def age_and_sex(
     age: np.ndarray, male: np.ndarray, edges: np.ndarray, density: np.ndarray, limits: tuple[float, float]
 ) -> bytes:
     """Drawn ages (n,) by sex beside the law's density of age (per year, between `edges`), shared half and half."""
-    figure = _canvas(5.0, 4.0)
-    ax = _axes(figure, "Ages and sexes drawn together", "age (years)", "share of draws per 5 years (%)")
+    figure = canvas(5.0, 4.0)
+    ax = axes_of(figure, "Ages and sexes drawn together", "age (years)", "share of draws per 5 years (%)")
     bins = np.arange(limits[0] - 15, limits[1] + 20, 5)
     for who, colour, sex in ((~male, WOMEN, "F"), (male, MEN, "M")):
         share = np.histogram(age[who], bins)[0] / len(age) * 100
@@ -223,7 +223,7 @@ def age_and_sex(
     ax.stairs(density / 2 * 500, edges, color=EXACT, lw=2, label="exact, each sex")
     ax.set_ylim(0, ax.get_ylim()[1] * 1.35)
     ax.legend(frameon=False, fontsize=11.5, ncols=3, loc="upper center", handlelength=1.2, columnspacing=1.2)
-    return _png(figure)
+    return png_of(figure)
 
 
 def ventricles_by_age(
@@ -233,15 +233,15 @@ def ventricles_by_age(
 
     Pairs of arrays (n,). band: age, low, high: where 90 % of the law lies.
     """
-    figure = _canvas(5.0, 4.0)
-    ax = _axes(figure, "Ventricles against age", "age (years)", "ventricles (% of intracranial volume)")
+    figure = canvas(5.0, 4.0)
+    ax = axes_of(figure, "Ventricles against age", "age (years)", "ventricles (% of intracranial volume)")
     ax.fill_between(band["age"], band["low"], band["high"], color=EXACT, alpha=0.15, lw=0, label="law, 90 %")
     ax.scatter(*scans, s=9, color=TRUTH, alpha=0.6, lw=0, label="phantom scans")
     for (label, points), colour, marker in zip(generated.items(), (MODEL, WOMEN), "oD"):
         ax.scatter(*points, s=32, color=colour, marker=marker, edgecolor="white", lw=0.6, label=label, zorder=3)
     ax.set_ylim(0, max(6.5, float(band["high"].max()) * 1.35))
     ax.legend(frameon=False, fontsize=11, loc="upper left", ncols=2, handletextpad=0.2, columnspacing=0.8)
-    return _png(figure)
+    return png_of(figure)
 
 
 def age_densities(
@@ -249,8 +249,8 @@ def age_densities(
     limits: tuple[float, float],
 ) -> bytes:  # fmt: skip
     """One question's draws of age (n,) as a histogram, and the exact density (per year) between `edges`."""
-    figure = _canvas(5.0, 3.2)
-    ax = _axes(figure, title, "age (years)", "% per year")
+    figure = canvas(5.0, 3.2)
+    ax = axes_of(figure, title, "age (years)", "% per year")
     bins = np.arange(limits[0] - 15, limits[1] + 18, AGE_BIN)
     share = np.histogram(age, bins)[0] / len(age) / AGE_BIN * 100
     ax.stairs(share, bins, fill=True, color=MODEL, alpha=0.35, label="model's draws")
@@ -259,13 +259,13 @@ def age_densities(
     ax.set(ylim=(0, top * 100), xlim=(limits[0] - 12, limits[1] + 12))
     legend = ax.legend(fontsize=11, ncols=3, loc="upper center", handlelength=1.2, columnspacing=1.0)
     legend.get_frame().set(linewidth=0, alpha=1)  # over the line of the true age
-    return _png(figure)
+    return png_of(figure)
 
 
 def seconds_per_answer(seconds: Mapping[str, float]) -> bytes:
     """Horizontal bars on a log scale."""
-    figure = _canvas(7.0, 0.52 * len(seconds) + 1.0)
-    ax = _axes(figure, "", "seconds per answer", "")
+    figure = canvas(7.0, 0.52 * len(seconds) + 1.0)
+    ax = axes_of(figure, "", "seconds per answer", "")
     values = list(seconds.values())
     ax.barh(range(len(values)), values, color=MODEL, height=0.6)
     ax.set_xscale("log")
@@ -274,7 +274,7 @@ def seconds_per_answer(seconds: Mapping[str, float]) -> bytes:
     ax.grid(False, axis="y")
     for number, value in enumerate(values):
         ax.text(value * 1.15, number, duration(value), va="center", fontsize=12)
-    return _png(figure)
+    return png_of(figure)
 
 
 def duration(seconds: float) -> str:
@@ -284,13 +284,13 @@ def duration(seconds: float) -> str:
     return f"{seconds:.2g} s" if seconds < 9.95 else f"{seconds:.0f} s"
 
 
-def _canvas(width: float, height: float, constrained: bool = True) -> "Figure":
+def canvas(width: float, height: float, constrained: bool = True) -> "Figure":
     from matplotlib.figure import Figure  # a second to import: only when there is something to draw
 
     return Figure(figsize=(width, height), layout="constrained" if constrained else None)
 
 
-def _axes(figure: "Figure", title: str, x: str, y: str) -> "Axes":
+def axes_of(figure: "Figure", title: str, x: str, y: str) -> "Axes":
     ax = figure.add_subplot()
     ax.set_title(title, fontsize=14, loc="left", fontweight="bold")
     ax.set_xlabel(x, fontsize=12.5)
@@ -304,7 +304,7 @@ def _axes(figure: "Figure", title: str, x: str, y: str) -> "Axes":
     return ax
 
 
-def _png(figure: "Figure") -> bytes:
+def png_of(figure: "Figure") -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
     return buffer.getvalue()

@@ -74,6 +74,13 @@ def claims(answers: Answers, baselines: Path | None) -> Iterator[Claim]:
             yield from _some(_tabulated(who, table, v, truth))
 
 
+def main_claims(claims: Sequence[Claim]) -> list[Claim]:
+    """The model's own, given the scan; of a model without images, given all other facts, or nothing if there are none."""
+    ours = [claim for claim in claims if claim.who == OURS]
+    given = SCAN if any(claim.given == SCAN for claim in ours) else ours[-1].given
+    return [claim for claim in ours if claim.given == given]
+
+
 def _some(claim: Claim | None) -> Iterator[Claim]:
     if claim is not None and len(claim.rows):
         yield claim

@@ -1,0 +1,90 @@
+"""How near everybody's answers are to the truth, for each variable and each set of given facts: the paper's Tables 1 and 2."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import numpy as np
+
+from metavoxel.evaluate.asking import NOTHING, SCAN
+from metavoxel.evaluate.claims import Claim
+from metavoxel.evaluate.figures import CONSTANT, EVERYBODY, EXACT, OURS, Figure, Findings
+from metavoxel.evaluate.scores import bootstrap, class_scores, number_scores
+from metavoxel.page import Section, Table
+
+SECTION = "accuracy"
+SHOWN = {"mae": "MAE", "r2": "R2", "r": "r"}, {"accuracy": "accuracy", "auc": "AUC", "brier": "Brier"}
+"""Of numbers, of classes: what stands in the page's table. The rest is in metrics.json."""
+
+
+def accuracy(claims: Sequence[Claim], people: np.ndarray, seed: int, group: str = EVERYBODY) -> Iterator[Figure]:
+    """All scores of all claims with 95 % intervals, people drawn anew. people: (rows,) whose each row of the cohort is."""
+    for claim in claims:
+        found = bootstrap(partial(_scores, claim), people[claim.rows], seed=seed)
+        for metric, (value, low, high) in found.items():
+            yield Figure(SECTION, claim.variable.name, metric, value, claim.who, claim.given, group, low, high,
+                         len(claim.rows))  # fmt: skip
+
+
+def _scores(claim: Claim, rows: np.ndarray) -> dict[str, float]:
+    return (class_scores if claim.is_class else number_scores)(claim.truth[rows], claim.told[rows])
+
+
+def accuracy_sections(findings: Findings, claims: Sequence[Claim]) -> Iterator[Section]:
+    """A section for each variable: who was told what, how near the answers were."""
+    for name in dict.fromkeys(claim.variable.name for claim in claims):
+        own = [claim for claim in claims if claim.variable.name == name]
+        is_class, unit = own[0].is_class, getattr(own[0].variable, "unit", "")
+        shown = SHOWN[is_class]
+        main = next(iter(shown))
+        rows = [(claim.who, claim.given, str(len(claim.rows)), *(
+            _with_interval(findings.value(SECTION, name, metric, who=claim.who, given=claim.given)) for metric in shown
+        )) for claim in own]  # fmt: skip
+        header = ("who", "given", "n", *(f"{words}, {unit}" if metric == "mae" and unit else words
+                                         for metric, words in shown.items()))  # fmt: skip
+        yield Section(
+            f"{name}: how near are the answers?", _conclusion(findings, name, main, own, unit),
+            table=Table(header, rows),
+            note="Brackets: 95 % intervals, people drawn anew 1,000 times. Every other score is in metrics.json.",
+        )  # fmt: skip
+
+
+def _conclusion(findings: Findings, name: str, metric: str, own: Sequence[Claim], unit: str) -> str:
+    given = SCAN if any(claim.who == OURS and claim.given == SCAN for claim in own) else own[0].given
+    ours = findings.value(SECTION, name, metric, given=given)
+    constant = findings.value(SECTION, name, metric, who=CONSTANT, given=NOTHING)
+    exact = findings.value(SECTION, name, metric, who=EXACT, given=SCAN)
+    assert ours is not None and constant is not None
+    is_class = own[0].is_class
+    gain = ours.value - constant.value if is_class else constant.value - ours.value
+    lowest = (ours.low or ours.value) - constant.value if is_class else constant.value - (ours.high or ours.value)
+    worth = "no better than" if gain <= 0 else "better than" if lowest > 0 else "not certainly better than"
+    said = _said(ours.value, is_class, unit)
+    limit = f"; the exact answer has {_said(exact.value, is_class, unit)}" if exact else ""
+    best = _best_other(findings, name, metric, own)
+    beside = ""
+    if best is not None:
+        overlap = (best.low or best.value) <= ours.value <= (best.high or best.value)
+        ahead = (ours.value > best.value) == is_class
+        verdict = "as good, within chance" if overlap else "behind" if ahead else "ahead"
+        beside = f" The best of the baselines, {best.who}, is {verdict}: {_said(best.value, is_class, unit)}."
+    useless = _said(constant.value, is_class, unit)
+    return f"Given the {given}, the model has {said}, {worth} a constant ({useless}){limit}.{beside}"
+
+
+def _best_other(findings: Findings, name: str, metric: str, own: Sequence[Claim]) -> Figure | None:
+    others = {claim.who for claim in own} - {OURS, EXACT, CONSTANT}
+    found = [figure for who in sorted(others) if (figure := findings.value(SECTION, name, metric, who=who, given=SCAN))]
+    better = max if own[0].is_class else min
+    return better(found, key=lambda figure: figure.value) if found else None
+
+
+def _said(value: float, is_class: bool, unit: str) -> str:
+    return f"{value:.1%} right" if is_class else f"a mean error of {value:.3g} {unit}".rstrip()
+
+
+def _with_interval(figure: Figure | None) -> str:
+    if figure is None or figure.value != figure.value:
+        return "-"
+    if figure.low is None or figure.low != figure.low:
+        return f"{figure.value:.3g}"
+    return f"{figure.value:.3g} [{figure.low:.3g}, {figure.high:.3g}]"

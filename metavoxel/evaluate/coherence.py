@@ -1,0 +1,69 @@
+"""Whether the model agrees with itself, which scans it has not seen the like of, and how steady it is when people come again."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+
+from metavoxel.data.cohort import Cohort
+from metavoxel.evaluate.claims import Claim, main_claims
+X
+from metavoxel.evaluate.figures import Figure, Findings
+from metavoxel.model import MetaVoxel
+from metavoxel.page import Section, Table
+
+SECTION = "coherence"
+MOST_PEOPLE = 100
+"""Whom the model is asked about for its contradictions: each takes hundreds of draws."""
+
+
+def contradictions(model: MetaVoxel, cohort: Cohort, seed: int) -> Iterator[Figure]:
+    """`MetaVoxel.consistency`; metric: "gap through WAY"."""
+    some = cohort.subset(range(min(MOST_PEOPLE, len(cohort))))
+    for row in model.consistency(some, seed=seed).to_dict("records"):
+        yield Figure(SECTION, str(row["variable"]), f"gap through {row['through']}", float(row["gap"]), n=int(row["rows"]))
+
+
+def surprises(scores: pd.DataFrame, limit: float) -> Iterator[Figure]:
+    """scores: a column an image, NaN where there is none. metrics: share_surprising, median_surprise."""
+    for name in scores:
+        known = scores[name].dropna()
+        yield Figure(SECTION, str(name), "share_surprising", float((known > limit).mean()), n=len(known))
+        yield Figure(SECTION, str(name), "median_surprise", float(known.median()), n=len(known))
+
+
+def retest(claims: Sequence[Claim], cohort: Cohort) -> Iterator[Figure]:
+    """Of people with several scans: how far answers about one person's scans lie apart - of numbers the within-person sd, of
+    classes the mean total variation from the person's mean. Nothing where nobody came twice."""
+    people = cohort.table["participant_id"].to_numpy()
+    for claim in main_claims(claims):
+        whose = pd.Series(people[claim.rows])
+        often = whose.map(whose.value_counts()).to_numpy() > 1
+        if not often.any():
+            continue
+        told = pd.DataFrame(claim.told[often] if claim.is_class else claim.told[often, None])
+        groups = told.groupby(whose[often].to_numpy())
+        if claim.is_class:
+            off = told - groups.transform("mean")
+            metric, value = "retest_variation", float(off.abs().sum(axis=1).mean() / 2)
+        else:
+            metric, value = "retest_sd", float(np.sqrt(groups.var().mean().iloc[0]))
+        yield Figure(SECTION, claim.variable.name, metric, value, claim.who, claim.given, n=int(often.sum()))
+
+
+def coherence_section(findings: Findings) -> Section | None:
+    """None where nothing of it could be measured."""
+    own = [figure for figure in findings.figures if figure.section == SECTION]
+    if not own:
+        return None
+    gaps = [figure for figure in own if figure.metric.startswith("gap")]
+    odd = [figure for figure in own if figure.metric == "share_surprising"]
+    sentences = []
+    if gaps:
+        worst = max(gaps, key=lambda figure: figure.value)
+        sentences.append(f"Answering {worst.variable} directly or by way of another fact differs by {worst.value:.2f} at most "
+                         "(0: one joint law; numbers in sd, classes in probability).")  # fmt: skip
+    sentences += [f"{figure.value:.0%} of {figure.n} {figure.variable} scans are unlike those in training." for figure in odd]
+    rows = [(figure.variable, figure.metric.replace("_", " "), f"{figure.value:.3g}", str(figure.n)) for figure in own]
+    return Section("Does the model agree with itself?", " ".join(sentences) or "See the table.",
+                   table=Table(("variable", "figure", "value", "n"), rows))  # fmt: skip

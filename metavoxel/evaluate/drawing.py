@@ -1,0 +1,66 @@
+"""Scans drawn for the facts of a cohort's people, kept on disk in blocks as the answers are."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from metavoxel.data.cohort import Cohort
+from metavoxel.diffusion import Given, sample
+from metavoxel.files import atomic_write, make_folder
+from metavoxel.loading import Progress
+from metavoxel.model import MetaVoxel
+from metavoxel.solvers import DPM2M
+from metavoxel.times import images_plan
+
+STEPS = 20
+"""As good as 250 (bench/images.py)."""
+BLOCK = 16
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One scan for each of the first `n` rows' facts. Only a model whose levels are its variables' own draws so."""
+
+    folder: Path
+    n: int
+
+    def scans(self, name: str) -> np.ndarray:
+        """(n, *shape) float16 on the model's grid; mapped, not read."""
+        return np.load(self.folder / f"{name}.npy", mmap_mode="r")
+
+
+@torch.no_grad()
+def draw_scans(model: MetaVoxel, cohort: Cohort, folder: Path, n: int, seed: int, progress: Progress) -> Drawn:
+    """A scan of every image for each of the first n rows, given its known facts."""
+    make_folder(folder)
+    n = min(n, len(cohort))
+    images = model.schema.images
+    facts = {v.name: v.encode(cohort.column(v.name)) for v in model.schema.scalars}
+    parts = [folder / f"drawn-{first:06d}.npz" for first in range(0, n, BLOCK)]
+    for number, part in enumerate(parts):
+        rows = slice(number * BLOCK, min((number + 1) * BLOCK, n))
+        if not part.exists() and not _joined(folder, model):
+            given = {name: Given(values[rows].to(model.device), observed=known[rows].to(model.device))
+                     for name, (values, known) in facts.items()}  # fmt: skip
+            names = [image.name for image in images]
+            found = sample(model.denoiser, model.schema, given, names, 1, images_plan(STEPS), DPM2M, seed,
+                           first_row=rows.start)  # fmt: skip
+            brains = {image.name: model.codecs[image.name].decode(found[image.name].reshape(-1, *image.entry_shape))
+                      for image in images}  # fmt: skip
+            with atomic_write(part, "wb") as file:
+                np.savez(file, **{name: x.cpu().numpy().astype(np.float16) for name, x in brains.items()})
+        progress(rows.stop, n)
+    if not _joined(folder, model):
+        for image in images:
+            whole = np.concatenate([np.load(part)[image.name] for part in parts])
+            with atomic_write(folder / f"{image.name}.npy", "wb") as file:
+                np.save(file, whole)
+        for part in parts:
+            part.unlink()
+    return Drawn(folder, n)
+
+
+def _joined(folder: Path, model: MetaVoxel) -> bool:
+    return all((folder / f"{image.name}.npy").exists() for image in model.schema.images)

@@ -1,0 +1,61 @@
+"""The report's pictures as PNG. Blue is the model, orange the limit or the law, grey what is true."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy.stats import binom
+
+from metavoxel.evaluate.calibration import BINS, LEAST_EXPECTED, Reliability
+from metavoxel.pictures import EXACT, MEN, MODEL, TRUTH, WOMEN, axes_of, canvas, png_of
+
+COLOURS = (MODEL, WOMEN, MEN, EXACT, "#7a5c2e", "#4f8a3c")
+
+
+def ranks(title: str, places: np.ndarray) -> bytes:
+    """places: (people,) where the truth stands among its draws, 0 to 1."""
+    bins = max(2, min(BINS, len(places) // LEAST_EXPECTED))
+    figure = canvas(5.0, 3.4)
+    ax = axes_of(figure, title, "rank of the truth among the draws", "people")
+    low, high = binom.ppf([0.025, 0.975], len(places), 1 / bins)
+    ax.axhspan(low, high, color="0.9", lw=0)
+    ax.stairs(np.histogram(places, bins, (0, 1))[0], np.linspace(0, 1, bins + 1), fill=True, color=MODEL, alpha=0.7)
+    ax.set(xlim=(0, 1), ylim=(0, None))
+    return png_of(figure)
+
+
+def reliability(title: str, levels: Sequence[tuple[str, Reliability]]) -> bytes:
+    """Of each level: the probability told against the share of people; the dots' area is the share of people."""
+    figure = canvas(5.0, 3.4)
+    ax = axes_of(figure, title, "probability told", "share of people")
+    ax.plot((0, 1), (0, 1), color=TRUTH, lw=1)
+    for (level, (told, found, share)), colour in zip(levels, COLOURS):
+        ax.plot(told, found, color=colour, lw=1)
+        ax.scatter(told, found, s=20 + 500 * share, color=colour, alpha=0.7, lw=0, label=level)
+    ax.legend(frameon=False, fontsize=11.5, loc="upper left")
+    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    return png_of(figure)
+
+
+def curves(title: str, x: str, y: str, points: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> bytes:
+    """Scatters (n,) against (n,) with their straight lines; the first is grey, what is real."""
+    figure = canvas(5.0, 3.8)
+    ax = axes_of(figure, title, x, y)
+    for (label, (at, value)), colour in zip(points.items(), (TRUTH, MODEL, *COLOURS[1:])):
+        ax.scatter(at, value, s=14, color=colour, alpha=0.5, lw=0, label=label)
+        if len(at) > 2 and np.ptp(at) > 0:
+            ends = np.array([at.min(), at.max()])
+            ax.plot(ends, np.polyval(np.polyfit(at, value, 1), ends), color=colour, lw=2)
+    ax.legend(frameon=False, fontsize=11.5, loc="upper left")
+    return png_of(figure)
+
+
+def groups(title: str, x: str, bars: Sequence[tuple[str, float, float, float]], middle: float) -> bytes:
+    """Horizontal dots with intervals, a group each: name, value, low, high; a line at everybody's value."""
+    figure = canvas(7.0, 0.42 * len(bars) + 1.1)
+    ax = axes_of(figure, title, x, "")
+    ax.axvline(middle, color=TRUTH, lw=1.2)
+    for row, (_, value, low, high) in enumerate(bars):
+        ax.plot((low, high), (row, row), color=MODEL, alpha=0.45, lw=3)
+        ax.plot(value, row, "o", color=MODEL, ms=7)
+    ax.set(yticks=range(len(bars)), yticklabels=[name for name, *_ in bars], ylim=(len(bars) - 0.5, -0.5))
+    return png_of(figure)
