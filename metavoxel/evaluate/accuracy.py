@@ -1,4 +1,4 @@
-"""How near everybody's answers are to the truth, for each variable and each set of given facts: the paper's Tables 1 and 2."""
+"""How near everybody's answers are to the truth, under each set of given facts: the paper's Tables 1 and 2."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -37,7 +37,7 @@ def accuracy_sections(findings: Findings, claims: Sequence[Claim]) -> Iterator[S
         shown = SHOWN[is_class]
         main = next(iter(shown))
         rows = [(claim.who, claim.given, str(len(claim.rows)), *(
-            _with_interval(findings.value(SECTION, name, metric, who=claim.who, given=claim.given)) for metric in shown
+            shown_value(findings.value(SECTION, name, metric, who=claim.who, given=claim.given)) for metric in shown
         )) for claim in own]  # fmt: skip
         header = ("who", "given", "n", *(f"{words}, {unit}" if metric == "mae" and unit else words
                                          for metric, words in shown.items()))  # fmt: skip
@@ -60,7 +60,7 @@ def _conclusion(findings: Findings, name: str, metric: str, own: Sequence[Claim]
     worth = "no better than" if gain <= 0 else "better than" if lowest > 0 else "not certainly better than"
     said = _said(ours.value, is_class, unit)
     limit = f"; the exact answer has {_said(exact.value, is_class, unit)}" if exact else ""
-    best = _best_other(findings, name, metric, own)
+    best = best_other(findings, name, metric, own)
     beside = ""
     if best is not None:
         overlap = (best.low or best.value) <= ours.value <= (best.high or best.value)
@@ -71,7 +71,8 @@ def _conclusion(findings: Findings, name: str, metric: str, own: Sequence[Claim]
     return f"Given the {given}, the model has {said}, {worth} a constant ({useless}){limit}.{beside}"
 
 
-def _best_other(findings: Findings, name: str, metric: str, own: Sequence[Claim]) -> Figure | None:
+def best_other(findings: Findings, name: str, metric: str, own: Sequence[Claim]) -> Figure | None:
+    """The best of the baselines' figures, of those whose claims about this variable are in `own`."""
     others = {claim.who for claim in own} - {OURS, EXACT, CONSTANT}
     found = [figure for who in sorted(others) if (figure := findings.value(SECTION, name, metric, who=who, given=SCAN))]
     better = max if own[0].is_class else min
@@ -82,9 +83,11 @@ def _said(value: float, is_class: bool, unit: str) -> str:
     return f"{value:.1%} right" if is_class else f"a mean error of {value:.3g} {unit}".rstrip()
 
 
-def _with_interval(figure: Figure | None) -> str:
+def shown_value(figure: Figure | None) -> str:
+    """A figure and its interval as they are to be read."""
     if figure is None or figure.value != figure.value:
         return "-"
-    if figure.low is None or figure.low != figure.low:
-        return f"{figure.value:.3g}"
-    return f"{figure.value:.3g} [{figure.low:.3g}, {figure.high:.3g}]"
+    digits = 3 if abs(figure.value) < 1 else 2 if abs(figure.value) < 100 else 0
+    if figure.low is None or figure.high is None or figure.low != figure.low:
+        return f"{figure.value:.{digits}f}"
+    return f"{figure.value:.{digits}f} [{figure.low:.{digits}f}, {figure.high:.{digits}f}]"

@@ -27,8 +27,8 @@ LEAST_P = 0.01
 
 
 def calibration(claims: Sequence[Claim], seed: int, group: str = EVERYBODY) -> Iterator[Figure]:
-    """coverage_50 ... 95, rank_p and crps of numbers with draws; ece, and ece_chance_q95, what chance alone leaves 95 times in
-    a hundred, of classes; tarp_p and tarp_lean of all numbers with draws given the same facts."""
+    """coverage_50 ... 95, rank_p and crps of numbers with draws; of classes ece, and ece_chance_q95, which chance stays under
+    in 95 of 100 cohorts; tarp_p and tarp_lean of all numbers with draws given the same facts."""
     for claim in claims:
         found: dict[str, float] = {}
         if claim.is_class:
@@ -69,7 +69,8 @@ def calibration_section(findings: Findings, claims: Sequence[Claim], seed: int) 
         if claim.is_class:
             levels = claim.variable.levels  # type: ignore[union-attr]
             bins = [(level, reliability(claim.truth == index, claim.told[:, index])) for index, level in enumerate(levels)]
-            panels.append(Picture(plots.reliability(title, bins[1:] if len(levels) == 2 else bins), f"Reliability: {title}"))
+            png = plots.reliability(title, bins[1:] if len(levels) == 2 else bins)
+            panels.append(Picture(png, f"Reliability: {title}"))
         elif claim.draws is not None:
             png = plots.ranks(title, pit(claim.truth, claim.draws, seed))
             panels.append(Picture(png, f"Ranks of the truth among the draws: {title}"))

@@ -1,4 +1,4 @@
-"""Whether the model agrees with itself, which scans it has not seen the like of, and how steady it is when people come again."""
+"""Whether the model agrees with itself, which scans are unlike its training, how steady it is when people come again."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,7 +7,6 @@ import pandas as pd
 
 from metavoxel.data.cohort import Cohort
 from metavoxel.evaluate.claims import Claim, main_claims
-X
 from metavoxel.evaluate.figures import Figure, Findings
 from metavoxel.model import MetaVoxel
 from metavoxel.page import Section, Table
@@ -33,7 +32,7 @@ def surprises(scores: pd.DataFrame, limit: float) -> Iterator[Figure]:
 
 
 def retest(claims: Sequence[Claim], cohort: Cohort) -> Iterator[Figure]:
-    """Of people with several scans: how far answers about one person's scans lie apart - of numbers the within-person sd, of
+    """Of people with several scans, how far answers about one person's lie apart: of numbers the within-person sd, of
     classes the mean total variation from the person's mean. Nothing where nobody came twice."""
     people = cohort.table["participant_id"].to_numpy()
     for claim in main_claims(claims):
@@ -61,9 +60,9 @@ def coherence_section(findings: Findings) -> Section | None:
     sentences = []
     if gaps:
         worst = max(gaps, key=lambda figure: figure.value)
-        sentences.append(f"Answering {worst.variable} directly or by way of another fact differs by {worst.value:.2f} at most "
-                         "(0: one joint law; numbers in sd, classes in probability).")  # fmt: skip
-    sentences += [f"{figure.value:.0%} of {figure.n} {figure.variable} scans are unlike those in training." for figure in odd]
+        sentences.append(f"Answering {worst.variable} directly or by way of another fact differs by {worst.value:.2f} "
+                         "at most (0: one joint law; numbers in sd, classes in probability).")  # fmt: skip
+    sentences += [f"{f.value:.0%} of {f.n} {f.variable} scans are unlike those in training." for f in odd]
     rows = [(figure.variable, figure.metric.replace("_", " "), f"{figure.value:.3g}", str(figure.n)) for figure in own]
     return Section("Does the model agree with itself?", " ".join(sentences) or "See the table.",
                    table=Table(("variable", "figure", "value", "n"), rows))  # fmt: skip

@@ -50,7 +50,7 @@ def draw_scans(model: MetaVoxel, cohort: Cohort, folder: Path, n: int, seed: int
             brains = {image.name: model.codecs[image.name].decode(found[image.name].reshape(-1, *image.entry_shape))
                       for image in images}  # fmt: skip
             with atomic_write(part, "wb") as file:
-                np.savez(file, **{name: x.cpu().numpy().astype(np.float16) for name, x in brains.items()})
+                np.savez(file, **{name: x.cpu().numpy().astype(np.float16) for name, x in brains.items()})  # type: ignore[arg-type]
         progress(rows.stop, n)
     if not _joined(folder, model):
         for image in images:

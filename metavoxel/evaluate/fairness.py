@@ -65,11 +65,11 @@ def fairness_section(findings: Findings, claims: Sequence[Claim]) -> Section | N
     if not panels:
         return None
     expected = 0.05 * looked
-    said = f"{len(apart)} of {looked} groups differ from everybody by more than chance (about {expected:.1f} would by chance alone)"
+    said = f"{len(apart)} of {looked} groups differ from everybody (about {expected:.1f} would by chance alone)"
     return Section(
         "Is anybody served worse?", f"{said}{': ' if apart else ''}{'; '.join(apart)}.", panels,
-        note=f"Given the {main_claims(claims)[0].given}. Bars are 95 % intervals, the grey line is everybody. Groups of under "
-        f"{LEAST_PEOPLE} people are left out.",
+        note=f"Given the {main_claims(claims)[0].given}. Bars are 95 % intervals, the grey line is everybody. Groups of "
+        f"under {LEAST_PEOPLE} people are left out.",
     )  # fmt: skip
 
 

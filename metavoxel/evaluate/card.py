@@ -1,0 +1,73 @@
+"""A model card (Mitchell et al. 2019): who the model was trained on, what it is for, where it ends, its figures."""
+
+from pathlib import Path
+from typing import Any
+
+from metavoxel.checkpoint import write_json
+from metavoxel.evaluate.claims import Claim, main_claims
+from metavoxel.evaluate.figures import Findings
+from metavoxel.files import atomic_write
+from metavoxel.model import MetaVoxel
+from metavoxel.schema import Image
+
+INTENDED = (
+    "Research on groups: what follows from a scan or from facts in a population like the one it was trained on, with the "
+    "uncertainty that is left. Not for decisions about one person, and not a medical device."
+)
+LIMITS = (
+    "Answers hold for scans prepared as the training scans were, of people like them; a high surprise says otherwise.",
+    "What is missing is taken to be missing at random.",
+    "A drawn scan is a sample of the model's law, not a measurement of anybody.",
+)
+
+
+def card(model: MetaVoxel, findings: Findings, claims: list[Claim], licence: str | None) -> dict[str, Any]:
+    """licence: of the training data, as its holder says; None: said to be unknown."""
+    summary: dict[str, Any] = model.summary
+    main = main_claims(claims)
+    shown = [figure for figure in findings.figures if figure.section in ("accuracy", "calibration")
+             and figure.who == "model" and figure.given == main[0].given]  # fmt: skip
+    return {
+        "model": findings.about["model"],
+        "variables": [_variable(v) for v in model.schema],
+        "training": {"people": summary["people"], "rows": summary["rows"], "demographics": summary["columns"],
+                     "licence": licence or "not stated; ask whoever trained the model before passing it on"},
+        "evaluation": findings.about["cohort"],
+        "intended_use": INTENDED,
+        "limits": [*LIMITS, *findings.left_out],
+        "figures": {f"{f.variable}: {f.metric} given {f.given}": f.value for f in shown},
+    }  # fmt: skip
+
+
+def save_card(folder: Path, content: dict[str, Any]) -> None:
+    """model_card.md and model_card.json in the folder."""
+    write_json(folder / "model_card.json", content)
+    training = content["training"]
+    lines = [f"# Model card: {content['model']['name']}", "", "## Variables", ""]
+    lines += [f"- {words}" for words in content["variables"]]
+    who = f"{training['people']} people, {training['rows']} rows. Licence: {training['licence']}."
+    lines += ["", "## Trained on", "", who, ""]
+    lines += [f"- {name}: {_demographic(seen)}" for name, seen in training["demographics"].items()]
+    lines += ["", "## Intended use", "", content["intended_use"], "", "## Limits", ""]
+    lines += [f"- {limit}" for limit in content["limits"]]
+    cohort = content["evaluation"]
+    lines += ["", f"## Figures, on {cohort['people']} people of {cohort['name']}", "", "| figure | value |", "|---|---|"]
+    lines += [f"| {name.replace('_', ' ')} | {value:.3g} |" for name, value in content["figures"].items()]
+    with atomic_write(folder / "model_card.md") as file:
+        file.write("\n".join(lines) + "\n")
+
+
+def _variable(v: object) -> str:
+    name, kind = v.name, v.kind  # type: ignore[attr-defined]
+    if isinstance(v, Image):
+        return f"{name}: scan, {' x '.join(map(str, v.shape))} voxels of {' x '.join(f'{mm:g}' for mm in v.spacing)} mm"
+    more = getattr(v, "unit", "") or ", ".join(getattr(v, "levels", ()))
+    return f"{name}: {kind}{f' ({more})' if more else ''}"
+
+
+def _demographic(seen: dict[str, Any]) -> str:
+    if "mean" in seen:
+        return f"{seen['mean']:.4g} ± {seen['sd']:.3g}, {seen['min']:.4g} to {seen['max']:.4g} ({seen['known']} known)"
+    if "counts" in seen:
+        return ", ".join(f"{level} {count}" for level, count in seen["counts"].items())
+    return f"{seen['known']} scans"

@@ -1,0 +1,42 @@
+"""The report's first table: what a reader in a hurry takes away, a row a variable."""
+
+from collections.abc import Sequence
+
+from metavoxel.evaluate.accuracy import SECTION as ACCURACY
+from metavoxel.evaluate.accuracy import SHOWN, best_other, shown_value
+from metavoxel.evaluate.asking import NOTHING, SCAN
+from metavoxel.evaluate.calibrated import SECTION as CALIBRATION
+from metavoxel.evaluate.calibrated import faults
+from metavoxel.evaluate.claims import Claim, main_claims
+from metavoxel.evaluate.figures import CONSTANT, EXACT, Findings
+from metavoxel.page import Section, Table
+
+
+def summary_section(findings: Findings, claims: Sequence[Claim]) -> Section:
+    """The model's answers given the scan beside the best baseline's, the limit, a constant; whether widths are honest."""
+    main = main_claims(claims)
+    wrong = faults(findings, main)
+    rows = []
+    for claim in main:
+        name, metric = claim.variable.name, next(iter(SHOWN[claim.is_class]))
+        unit = getattr(claim.variable, "unit", "")
+        label = f"{name}: {SHOWN[claim.is_class][metric]}{f', {unit}' if unit else ''}"
+        best = best_other(findings, name, metric, [c for c in claims if c.variable.name == name])
+        held = findings.value(CALIBRATION, name, "coverage_90", given=claim.given)
+        own = [fault for fault in wrong if fault.startswith(f"{name},")]
+        honest = "off" if own else "honest"
+        words = f"{honest}: 90 % hold {held.value:.0%}" if held else honest
+        rows.append({
+            f"given the {claim.given}": label,
+            "model": shown_value(findings.value(ACCURACY, name, metric, given=claim.given)),
+            "best baseline": f"{shown_value(best)} ({best.who})" if best else "",
+            "exact limit": shown_value(findings.value(ACCURACY, name, metric, who=EXACT, given=SCAN)),
+            "constant": shown_value(findings.value(ACCURACY, name, metric, who=CONSTANT, given=NOTHING)),
+            "its widths": words,
+        })
+    header = [column for column in rows[0] if any(row[column] not in ("", "-") for row in rows)]
+    good = "are calibrated" if not wrong else f"are not calibrated in {len(wrong)} cases"
+    table = Table(header, [[row[column] for column in header] for row in rows])
+    said = f"The model's {len(main)} answers, one evaluation of the network a scan, {good}."
+    return Section("In short", said, table=table,
+                   note="Brackets: 95 % intervals over people.")  # fmt: skip
