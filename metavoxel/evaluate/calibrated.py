@@ -27,8 +27,8 @@ LEAST_P = 0.01
 
 
 def calibration(claims: Sequence[Claim], seed: int, group: str = EVERYBODY) -> Iterator[Figure]:
-    """coverage_50 ... 95, rank_p and crps of numbers with draws; of classes ece, and ece_chance_q95, which chance stays under
-    in 95 of 100 cohorts; tarp_p and tarp_lean of all numbers with draws given the same facts."""
+    """coverage_50 ... 95, rank_p and crps of numbers with draws; of classes ece, and ece_chance_q95, which chance stays
+    under in 95 of 100 cohorts; tarp_p and tarp_lean of all numbers with draws given the same facts."""
     for claim in claims:
         found: dict[str, float] = {}
         if claim.is_class:

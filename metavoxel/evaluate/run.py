@@ -24,6 +24,7 @@ from metavoxel.evaluate.calibrated import calibration, calibration_section
 from metavoxel.evaluate.card import card, save_card
 from metavoxel.evaluate.claims import Claim, claims
 from metavoxel.evaluate.coherence import coherence_section, contradictions, retest
+from metavoxel.evaluate.compare import ANSWERS, save_answers
 from metavoxel.evaluate.fairness import fairness, fairness_section, group_columns
 from metavoxel.evaluate.figures import OURS, Findings
 from metavoxel.evaluate.summary import summary_section
@@ -96,6 +97,7 @@ def evaluate(
         _claim(out, about)
         run = Evaluation(loaded, test, training, out / WORK, options, Findings(about), quiet)
         sections = _chapters(run)
+        save_answers(run.claims, test, out / ANSWERS)
         run.findings.save(out / "metrics.json")
         save_card(out, card(loaded, run.findings, run.claims, options.licence))
         _page(run, sections).save(out / "report.html")

@@ -1,0 +1,112 @@
+"""Two evaluations of the same people side by side, with paired tests: which model is better, beyond chance?"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from metavoxel.data.cohort import Cohort
+from metavoxel.errors import MetavoxelError
+from metavoxel.evaluate.accuracy import SHOWN
+from metavoxel.evaluate.claims import Claim
+from metavoxel.evaluate.figures import OURS
+from metavoxel.evaluate.scores import class_scores, compare, number_scores
+from metavoxel.files import atomic_write, make_folder
+from metavoxel.page import Report, Section, Table
+
+ANSWERS = "answers"
+KEYS = ["participant_id", "session_id"]
+LEAST_P = 0.05
+
+
+def save_answers(claims: Sequence[Claim], cohort: Cohort, folder: Path) -> None:
+    """One CSV a variable: who each row is, the truth, and what the model said under each set of given facts: GIVEN of a
+    number, "GIVEN: LEVEL" for the probability of each level of a class."""
+    identity = cohort.table[[key for key in KEYS if key in cohort.table]]
+    make_folder(folder)
+    for name in dict.fromkeys(claim.variable.name for claim in claims):
+        own = [claim for claim in claims if claim.who == OURS and claim.variable.name == name]
+        table = identity.copy()
+        table["truth"] = np.nan
+        for claim in own:
+            table.loc[claim.rows, "truth"] = claim.truth
+            levels = getattr(claim.variable, "levels", None)
+            columns = [f"{claim.given}: {level}" for level in levels] if levels else [claim.given]
+            table[columns] = np.nan
+            table.loc[claim.rows, columns] = claim.told.reshape(len(claim.rows), -1)
+        with atomic_write(folder / f"{name}.csv") as file:
+            table.to_csv(file, index=False, float_format="%.6g")
+
+
+def comparison(a: Path, b: Path, seed: int = 0) -> pd.DataFrame:
+    """variable, given, figure, a, b, difference (a less b) with its 95 % interval low and high, p, n.
+
+    a, b: folders of two evaluations. Raises MetavoxelError where they have no variable or nobody in common, or where the
+    truth differs: then they are not about the same people.
+    """
+    rows = []
+    for name in _shared(a, b):
+        one, other = (_read(folder / ANSWERS / f"{name}.csv") for folder in (a, b))
+        both = one.index.intersection(other.index)
+        if not len(both):
+            raise MetavoxelError(f"{a} and {b}: have nobody in common; evaluate both models on one cohort")
+        one, other = one.loc[both], other.loc[both]
+        differs = ~np.isclose(one["truth"], other["truth"], equal_nan=True)
+        if differs.any():
+            who = both[differs][0][0]
+            raise MetavoxelError(f"{name} of {who} differs between {a} and {b}; evaluate both models on one cohort")
+        for given, (said_a, said_b) in _answered(one, other):
+            known = ~(one["truth"].isna() | np.isnan(said_a).any(1) | np.isnan(said_b).any(1)).to_numpy()
+            is_class = said_a.shape[1] > 1
+            scores, shape = (class_scores, (-1, said_a.shape[1])) if is_class else (number_scores, (-1,))
+            truth, people = one["truth"].to_numpy()[known], both.get_level_values(0)[known]
+            of_a, of_b = said_a[known].reshape(shape), said_b[known].reshape(shape)
+            found = compare(scores, truth, of_a, of_b, people, seed=seed)
+            values = scores(truth, of_a), scores(truth, of_b)
+            rows += [{"variable": name, "given": given, "figure": SHOWN[is_class][key], "a": values[0][key],
+                      "b": values[1][key], "difference": found[key].value, "low": found[key].low, "high": found[key].high,
+                      "p": found[key].p, "n": int(known.sum())} for key in SHOWN[is_class]]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def comparison_page(table: pd.DataFrame, a: Path, b: Path) -> Report:
+    """A section a variable."""
+    sections = []
+    for name, own in table.groupby("variable", sort=False):
+        found = own.to_dict("records")
+        said = [f"{f['figure']} given {f['given']} ({f['difference']:+.3g})" for f in found if f["p"] < LEAST_P]
+        chance = f"beyond chance (p < {LEAST_P:g} each; {len(own)} were tested)"
+        conclusion = f"They differ {chance} in {'; '.join(said)}." if said else f"No figure differs {chance}."
+        rows = [(f["given"], f["figure"], f"{f['a']:.3g}", f"{f['b']:.3g}",
+                 f"{f['difference']:+.3g} [{f['low']:.3g}, {f['high']:.3g}]", f"{f['p']:.2g}", str(f["n"]))
+                for f in found]  # fmt: skip
+        header = ("given", "figure", a.name, b.name, "difference", "p", "n")
+        sections.append(Section(str(name), conclusion, table=Table(header, rows)))
+    note = ("Intervals: paired bootstrap over people. p: permutation that exchanges, person by person, what the two models "
+            "said. Not corrected for the number of tests.")  # fmt: skip
+    return Report(f"{a.name} beside {b.name}", ["Two models, asked about the same people."], sections, [note])
+
+
+def _shared(a: Path, b: Path) -> list[str]:
+    names = [{path.stem for path in (folder / ANSWERS).glob("*.csv")} for folder in (a, b)]
+    for folder, found in zip((a, b), names):
+        if not found:
+            raise MetavoxelError(f"{folder}: holds no {ANSWERS}; give a folder that metavoxel evaluate wrote")
+    if not names[0] & names[1]:
+        raise MetavoxelError(f"{a} and {b}: were not asked about any variable in common")
+    return sorted(names[0] & names[1])
+
+
+def _read(path: Path) -> pd.DataFrame:
+    table = pd.read_csv(path, dtype=dict.fromkeys(KEYS, str))
+    visit = table[KEYS[1]].fillna("") if KEYS[1] in table else table.groupby(KEYS[0]).cumcount()
+    return table.drop(columns=KEYS, errors="ignore").set_axis(pd.MultiIndex.from_arrays([table[KEYS[0]], visit]))
+
+
+def _answered(one: pd.DataFrame, other: pd.DataFrame) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray]]]:
+    """Under each set of given facts that both were asked: what they said, (rows, 1) or (rows, levels)."""
+    columns = [column for column in one.columns if column != "truth" and column in other]
+    for given in dict.fromkeys(column.split(": ")[0] for column in columns):
+        own = [column for column in columns if column.split(": ")[0] == given]
+        yield given, (one[own].to_numpy(float), other[own].to_numpy(float))
