@@ -15,19 +15,17 @@ import torch
 from common import IMAGES, asked, clock, record
 from matplotlib.figure import Figure
 from phantom import cohort
-from scipy.stats import binom, chisquare
+from scipy.stats import binom
 
 import metavoxel as mv
 from metavoxel.answers import batches
 from metavoxel.data import phantom
 from metavoxel.diffusion import encode_once, expect
+from metavoxel.evaluate.calibration import BINS, ece, number_calibration, rank_histogram, reliability
 from metavoxel.methods import SCALAR_STEPS, draw_facts
 
 DRAWS = 79
-BINS = 20
-"""Of the rank histograms: each holds (DRAWS + 1) / BINS ranks."""
 QUESTIONS = {"scan": ("scan", []), "nothing": (None, []), "sex": (None, ["sex"])}
-INTERVALS = (50, 80, 90, 95)
 
 
 def ages(model: mv.MetaVoxel, people: mv.Cohort, scan: str | None, facts: list[str]) -> np.ndarray:
@@ -46,14 +44,6 @@ def ages(model: mv.MetaVoxel, people: mv.Cohort, scan: str | None, facts: list[s
     return model.schema["age"].decode(torch.cat(drawn))  # type: ignore[union-attr, return-value]
 
 
-def crps(drawn: np.ndarray, truth: np.ndarray) -> float:
-    """Mean over people, years; the fair estimate from draws."""
-    ordered = np.sort(drawn, 1)
-    n = drawn.shape[1]
-    spread = 2 * (ordered * (2 * np.arange(1, n + 1) - n - 1)).sum(1) / (n * (n - 1))
-    return float((np.abs(drawn - truth[:, None]).mean(1) - spread / 2).mean())
-
-
 def exact_crps(rows: pd.DataFrame, given: list[str]) -> float:
     """Of the exact posterior given the anatomy."""
     width = np.diff(phantom.AGE_EDGES)[0]
@@ -66,20 +56,6 @@ def exact_crps(rows: pd.DataFrame, given: list[str]) -> float:
     return float(np.concatenate(parts).mean())
 
 
-def ranks(drawn: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """(BINS,) how many people's true age has each rank among its draws: even where the draws are right."""
-    return np.bincount((drawn < truth[:, None]).sum(1) * BINS // (DRAWS + 1), minlength=BINS)
-
-
-def judge(drawn: np.ndarray, truth: np.ndarray, question: str) -> dict[str, object]:
-    figures: dict[str, object] = {}
-    for share in INTERVALS:
-        low, high = np.percentile(drawn, [50 - share / 2, 50 + share / 2], axis=1)
-        figures[f"age_given_{question}_coverage_{share}"] = float(((low <= truth) & (truth <= high)).mean())
-    figures[f"age_given_{question}_rank_p"] = float(chisquare(ranks(drawn, truth)).pvalue)
-    return figures | {f"age_given_{question}_crps": crps(drawn, truth)}
-
-
 def told_male(model: mv.MetaVoxel, people: mv.Cohort) -> np.ndarray:
     """(people,) p(male | scan), in one evaluation each."""
     answers = []
@@ -88,18 +64,9 @@ def told_male(model: mv.MetaVoxel, people: mv.Cohort) -> np.ndarray:
     return torch.cat(answers).numpy()
 
 
-def tenths(p: np.ndarray, male: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each tenth of the probability scale that somebody is in: mean probability, share of men, share of people."""
-    which = np.minimum((p * 10).astype(int), 9)
-    bins = [(p[which == b].mean(), male[which == b].mean(), (which == b).mean()) for b in sorted(set(which))]
-    told, found, share = np.array(bins).T
-    return told, found, share
-
-
-def ece(p: np.ndarray, male: np.ndarray) -> float:
-    """Expected calibration error over the tenths (Naeini et al. 2015)."""
-    told, found, share = tenths(p, male)
-    return float((np.abs(told - found) * share).sum())
+def both(male: np.ndarray) -> np.ndarray:
+    """(people, 2): p(female), p(male)."""
+    return np.stack([1 - male, male], 1)
 
 
 def picture(drawn: dict[str, np.ndarray], truth: np.ndarray, p: np.ndarray, male: np.ndarray, path: Path) -> None:
@@ -109,9 +76,9 @@ def picture(drawn: dict[str, np.ndarray], truth: np.ndarray, p: np.ndarray, male
     low, high = binom.ppf([0.025, 0.975], len(truth), 1 / BINS)
     for axis, (question, ages) in zip(axes, drawn.items()):
         axis.axhspan(low, high, color="0.88")
-        axis.bar(np.arange(BINS) + 0.5, ranks(ages, truth), width=0.9, color="#3b6ea5")
+        axis.bar(np.arange(BINS) + 0.5, rank_histogram(truth, ages), width=0.9, color="#3b6ea5")
         axis.set(title=f"age given {question.replace('_', ' ')}", xlabel="rank of the true age", xticks=[], ylim=(0, None))
-    told, found, share = tenths(p, male)
+    told, found, share = reliability(male, p)
     axes[-1].plot([0, 1], [0, 1], color="0.7", linewidth=1)
     axes[-1].scatter(told, found, s=400 * share, color="#3b6ea5")
     axes[-1].set(title="sex given scan", xlabel="p(male)", ylabel="share of men")
@@ -128,12 +95,13 @@ def main() -> None:
         drawn = {}
         for question, (scan, facts) in QUESTIONS.items():
             drawn[question] = ages(model, people, scan, facts)
-            figures |= judge(drawn[question], truth, question)
+            judged = number_calibration(truth, drawn[question])
+            figures |= {f"age_given_{question}_{name}": figure for name, figure in judged.items()}
             if scan:
                 figures[f"age_given_{question}_crps_exact"] = exact_crps(rows, facts)
         p, male = told_male(model, people), (rows["sex"] == "M").to_numpy()
-        figures["sex_given_scan_ece"] = ece(p, male)
-        figures["sex_given_scan_ece_exact"] = ece(exact["sex_p_M"].to_numpy(), male)  # chance alone: it is right
+        figures["sex_given_scan_ece"] = ece(male, both(p))
+        figures["sex_given_scan_ece_exact"] = ece(male, both(exact["sex_p_M"].to_numpy()))  # chance alone: it is right
         for _, gap in model.consistency(people.subset(range(min(200, len(people))))).iterrows():
             figures[f"contradiction_{gap['variable']}_through_{gap['through']}"] = gap["gap"]
     picture(drawn, truth, p, male, IMAGES / "calibration.png")

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import torch
 from common import asked, clock, record
-from scipy.spatial.distance import cdist
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -25,6 +24,7 @@ from metavoxel.data.phantom_render import render
 from metavoxel.data.volume import Volume
 from metavoxel.demo import calibrated_ruler
 from metavoxel.diffusion import Given, sample
+from metavoxel.evaluate.two_sample import median_distance, mmd
 from metavoxel.latents import affine_of
 from metavoxel.loading import grid_of
 from metavoxel.solvers import DPM2M
@@ -43,13 +43,6 @@ def scans(people: pd.DataFrame, seed: int, image: mv.Image) -> np.ndarray:
     made = render(people, seed=seed, shape=image.shape, spacing=image.spacing[0])  # type: ignore[arg-type]
     affine, grid = affine_of(image), grid_of(image, Path())
     return np.stack([conform(Volume(voxels, affine), grid).array for voxels in torch.cat(list(made))[:, 0].numpy()])
-
-
-def mmd(x: np.ndarray, y: np.ndarray, width: float) -> float:
-    """Unbiased squared maximum mean discrepancy (Gretton et al. 2012)."""
-    within = [np.exp(-(cdist(a, a) ** 2) / (2 * width**2)) for a in (x, y)]
-    same = sum((k.sum() - len(k)) / (len(k) * (len(k) - 1)) for k in within)
-    return float(same - 2 * np.exp(-(cdist(x, y) ** 2) / (2 * width**2)).mean())
 
 
 @torch.no_grad()
@@ -101,19 +94,19 @@ def main() -> None:
     judges = Judges(scans(known, JUDGES_SEED, image), known, image)
     real, other = scans(people, REAL_SEED, image), scans(phantom.subjects(n, OTHER_SEED), OTHER_SEED, image)
     spaces = {"voxels": lambda made: made.reshape(len(made), -1), "anatomy": judges.anatomy}
-    widths = {name: float(np.median(cdist(see(real), see(real)))) for name, see in spaces.items()}
+    widths = {name: median_distance(see(real)) for name, see in spaces.items()}
     made = {}
     for steps in STEPS:
         with clock(figures, f"seconds_a_scan_{steps}_evaluations"):
             made[steps] = drawn(model, people, steps)
         figures[f"seconds_a_scan_{steps}_evaluations"] /= n  # type: ignore[operator]
     slope, spread = judges.ventricles_by_age(real, people["age"])
-    figures |= {f"mmd_{name}_floor": mmd(see(other), see(real), widths[name]) for name, see in spaces.items()}
+    figures |= {f"mmd_{name}_floor": mmd(see(other), see(real), widths[name]).value for name, see in spaces.items()}
     figures |= {"ventricles_slope_real": slope, "ventricles_spread_real": spread}
     figures["sex_recognised_real"] = judges.sex_recognised(real, people)
     for steps, brains in made.items():
         for name, see in spaces.items():
-            figures[f"mmd_{name}_{steps}_evaluations"] = mmd(see(brains), see(real), widths[name])
+            figures[f"mmd_{name}_{steps}_evaluations"] = mmd(see(brains), see(real), widths[name]).value
         own_slope, own_spread = judges.ventricles_by_age(brains, people["age"])
         figures |= {
             f"ventricles_slope_ratio_{steps}_evaluations": own_slope / slope,

@@ -1,1 +1,1 @@
-"""Whether a model is right: accuracy, calibration, images, privacy, fairness, on any cohort with one command."""
+"""What a model's answers and scans are worth: figures, each beside what chance or real data alone would give."""

@@ -4,7 +4,6 @@ Everything is measured against people held out from training, who are as far fro
 as the training people are. Rows are features or voxels (scans, ...), compared by Euclidean distance, a part at a time.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +13,7 @@ from sklearn.metrics import pairwise_distances_chunked
 
 from metavoxel.errors import MetavoxelError
 from metavoxel.evaluate.scores import auc, persons
-from metavoxel.evaluate.two_sample import features_of
+from metavoxel.evaluate.two_sample import comparable
 
 PERMUTATIONS = 2000
 STRANGERS_QUANTILE = 0.01
@@ -32,11 +31,16 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Audit:
-    """figures: median distances from generated scans to the nearest of training and of held-out scans, of both as many
-    (distance_to_training, distance_to_held_out), ratio and ratio_q05 of the two, 1 where nothing is copied;
-    nearer_training, the share nearest to a training scan, its _expected value and the _p of no more than that;
-    authenticity, membership_auc, membership_found and near_copies (a share), with the _floor of held-out people's scans.
-    near: of each near copy `made`, `training` (row indices) and `distance`, nearest first."""
+    """What was found in the generated scans; of each share, `_floor` is that of held-out people's scans in their place.
+
+    distance_to_training, distance_to_held_out: medians to the nearest of as many of both; ratio (median) and ratio_q05: of
+    the two for each scan, 1 in the middle where nothing is copied.
+    nearer_training: share whose nearest scan is a training one, what is _expected if training made no difference, and
+    the _p of so much or more.
+    authenticity: share farther from the nearest training scan than that one is from another person's (Alaa et al. 2022).
+    membership_auc, membership_found: `membership` by the distance to the nearest generated scan.
+    near_copies: share below the threshold. near: each of them, nearest first: `made` and `training` (rows), `distance`.
+    """
 
     figures: dict[str, float]
     threshold: Threshold
@@ -53,18 +57,22 @@ def audit(
 ) -> Audit:
     """made (n, ...), train (m, ...), held_out (k, ...): features or voxels; people: whose each scan is (all differ).
 
-    Raises MetavoxelError if somebody is in both sets: nothing could then be told from the comparison.
+    Raises MetavoxelError if somebody is in both sets, or one person's scans are all there is to train on.
     """
-    made, train = features_of(made, "generated scans"), features_of(train, "training scans")
-    held_out = features_of(held_out, "held-out scans")
+    made, train, held_out = comparable(made, train, held_out)
     person = _numbered({"training": (train, train_people), "held-out": (held_out, held_people)})
     of_train, of_held = person[: len(train)], person[len(train) :]
+    if of_train.max() == 0:
+        raise MetavoxelError("all training scans are of one person; copies cannot be told from people who look alike")
     to_train, which = nearest(made, train)
     to_held, which_held = nearest(made, held_out)
     among, _ = nearest(train, train, of_train, of_train)
     held_to_train, held_which = nearest(held_out, train)
     limit = threshold(train, of_train)
-    near = pd.DataFrame({"made": np.arange(len(made)), "training": which, "distance": to_train})
+    copied = np.flatnonzero(to_train < limit.distance)
+    # anew, since |x|^2 + |y|^2 - 2 x.y leaves a little where nothing is
+    distance = np.linalg.norm(made[copied] - train[which[copied]], axis=1)
+    near = pd.DataFrame({"made": copied, "training": which[copied], "distance": distance})
     found = membership(nearest(train, made)[0], nearest(held_out, made)[0])
     figures = {
         **_ratio(made, train, held_out, seed),
@@ -72,10 +80,10 @@ def audit(
         "authenticity": float((to_train > among[which]).mean()),
         "authenticity_floor": float((held_to_train > among[held_which]).mean()),
         **{f"membership_{name}": value for name, value in found.items()},
-        "near_copies": float((to_train < limit.distance).mean()),
+        "near_copies": len(copied) / len(made),
         "near_copies_floor": float((held_to_train < limit.distance).mean()),
     }
-    return Audit(figures, limit, near[to_train < limit.distance].sort_values("distance", ignore_index=True))
+    return Audit(figures, limit, near.sort_values("distance", kind="stable", ignore_index=True))
 
 
 def nearest(
@@ -86,7 +94,7 @@ def nearest(
     With people (n,), (m,): the nearest of another person; infinite if there is none.
     """
     parts, first = [], 0
-    for distances in _distances(x, others):
+    for distances in pairwise_distances_chunked(x, others):
         if x_people is not None and others_people is not None:
             distances[x_people[first : first + len(distances), None] == others_people] = np.inf
         which = distances.argmin(1)
@@ -98,11 +106,11 @@ def nearest(
 
 def threshold(train: np.ndarray, people: np.ndarray) -> Threshold:
     """How near is a copy: nearer than half of the pairs of one person's scans, where people have several; else nearer
-    than 99 % of training scans are to their nearest stranger (as in Dar et al. 2023). train (m, d), people (m,)."""
+    than 99 % of training scans are to their nearest stranger (compare Dar et al. 2023). train (m, d), people (m,)."""
     repeats, first = [], 0
     person = persons(people)
     if np.bincount(person).max() > 1:
-        for distances in _distances(train, train):
+        for distances in pairwise_distances_chunked(train, train):
             rows = np.arange(first, first + len(distances))
             twice = (person[rows, None] == person) & (rows[:, None] < np.arange(len(train)))
             repeats.append(distances[twice])
@@ -119,7 +127,7 @@ def membership(members: np.ndarray, others: np.ndarray) -> dict[str, float]:
     for members: the model's loss on a person's scan, or its distance to the nearest generated one (Chen et al. 2020).
 
     auc: the chance that a member (n,) scores below another (m,); .5 tells nothing. found: share of members found while
-    1 % of the others are accused (Carlini et al. 2022), found_expected .01.
+    at most 1 % of the others are accused (Carlini et al. 2022); above that if anything is told.
     """
     accused = np.sort(others)[int(FALSE_ALARMS * len(others))]
     return {"auc": auc(-members, -others), "found": float((members < accused).mean())}
@@ -147,7 +155,7 @@ def _nearer(
     seed: int,
 ) -> dict[str, float]:
     """Whose scan is the nearest? Had training made no difference, any person might as well have been held out: the people
-    are shared out anew, which keeps that some are near to many generated scans. One-sided; of all scans, not of as many."""
+    are shared out anew, which keeps that some are near to many generated scans. One-sided."""
     hits = np.bincount(np.where(nearer, of_train[which], of_held[which_held]), minlength=of_held.max() + 1)
     trained, rng = of_train.max() + 1, np.random.default_rng(seed)
     chance = np.array([rng.permutation(hits)[:trained].sum() for _ in range(PERMUTATIONS)])
@@ -156,13 +164,6 @@ def _nearer(
         "nearer_training_expected": float(trained / len(hits)),
         "nearer_training_p": float((1 + (chance >= nearer.sum()).sum()) / (1 + PERMUTATIONS)),
     }
-
-
-def _distances(x: np.ndarray, others: np.ndarray) -> Iterator[np.ndarray]:
-    """(some rows of x, m) at a time. Both are moved to a common middle: scikit-learn's |x|^2 + |y|^2 - 2 x.y
-    loses the small distances of copies where the rows are long."""
-    middle = others.mean(0)
-    return pairwise_distances_chunked(x - middle, others - middle)
 
 
 def _numbered(sets: dict[str, tuple[np.ndarray, ArrayLike | None]]) -> np.ndarray:

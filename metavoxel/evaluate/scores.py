@@ -115,7 +115,7 @@ def bootstrap(
     """
     person = persons(people)
     value = score(np.arange(len(person)))
-    repeated = _columns([score(rows) for rows in _resamples(person, repeats, seed)], value)
+    repeated = _columns([score(rows) for rows in resamples(person, repeats, seed)], value)
     return {name: Interval(value[name], *_central(repeated[name], level, person)) for name in value}
 
 
@@ -167,7 +167,7 @@ def persons(people: ArrayLike) -> np.ndarray:
     return person
 
 
-def _resamples(person: np.ndarray, repeats: int, seed: int) -> Iterator[np.ndarray]:
+def resamples(person: np.ndarray, repeats: int, seed: int) -> Iterator[np.ndarray]:
     """Row indices of as many people as there are, drawn with replacement."""
     order, counts = np.argsort(person, kind="stable"), np.bincount(person)
     starts, rng = counts.cumsum() - counts, np.random.default_rng(seed)

@@ -17,8 +17,10 @@ from sklearn.neighbors import NearestNeighbors
 
 from metavoxel.errors import MetavoxelError
 
-BLOCKS, BLOCK_ROWS = 10, 1000
-"""Of the kernel sums: at least so many blocks, of at most so many rows."""
+BLOCKS = 10
+"""That are left out in turn."""
+PAIRS = 1 << 22
+"""Whose kernel is in memory at a time."""
 MANIFOLD_NEIGHBOURS, COVERAGE_NEIGHBOURS = 3, 5
 """As in Kynkaanniemi et al. (2019) and in Naeem et al. (2020)."""
 LEAST_SCANS = COVERAGE_NEIGHBOURS + 1
@@ -26,6 +28,10 @@ WIDTH_ROWS = 2000
 WINDOW = 11
 """Voxels that the structural similarity looks at together along each axis (Wang et al. 2003); fewer on smaller grids."""
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+
+
+Kernel = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Rows (n, d), (m, d) -> (n, m)."""
 
 
 class Estimate(NamedTuple):
@@ -41,7 +47,7 @@ def frechet(x: np.ndarray, y: np.ndarray) -> float:
     tr sqrt(S_x S_y) is the sum of the singular values of A B^T, where S_x = A^T A and S_y = B^T B: exact for singular
     covariances too (n < d), where the square root of the product is not.
     """
-    x, y = features_of(x, "scans").astype(float), features_of(y, "real scans").astype(float)
+    x, y = (z.astype(float) for z in comparable(x, y))
     a, b = _root(x), _root(y)
     cross = np.linalg.svd(a @ b.T, compute_uv=False).sum()
     return float(((x.mean(0) - y.mean(0)) ** 2).sum() + (a**2).sum() + (b**2).sum() - 2 * cross)
@@ -75,7 +81,7 @@ def manifold(made: np.ndarray, real: np.ndarray) -> dict[str, float]:
     of made scans in a ball about a real one; recall: of real ones in a ball about a made one; density: how many real
     balls a made scan is in, over 5; coverage: share of real balls with a made scan in them.
     """
-    made, real = features_of(made, "generated scans"), features_of(real, "real scans")
+    made, real = comparable(made, real)
     near, far, about_made = (_radii(real, MANIFOLD_NEIGHBOURS), _radii(real, COVERAGE_NEIGHBOURS),
                              _radii(made, MANIFOLD_NEIGHBOURS))  # fmt: skip
     inside = balls = first = 0
@@ -96,7 +102,7 @@ def manifold(made: np.ndarray, real: np.ndarray) -> dict[str, float]:
 
 def wasserstein(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """(d,) each column's Wasserstein-1 distance between x (n, d) and y (m, d), in its unit."""
-    x, y = features_of(x, "scans"), features_of(y, "real scans")
+    x, y = comparable(x, y)
     return np.array([wasserstein_distance(*columns) for columns in zip(x.T, y.T)])
 
 
@@ -110,8 +116,8 @@ def likeness(scans: Sequence[np.ndarray], pairs: int = 100, seed: int = 0) -> Es
     if n < 2 or len(grid) not in (2, 3):
         raise MetavoxelError(f"pairs need at least two scans of 2 or 3 axes, got {n} of shape {grid}")
     window = min(WINDOW, min(grid) - (min(grid) + 1) % 2)
-    # MONAI wants more than (window - 1) (scales - 1)^2 voxels along each axis
-    scales = max(s for s in range(1, len(SCALE_WEIGHTS) + 1) if min(grid) // max(1, s - 1) ** 2 > window - 1)
+    # a scale halves the grid, which must hold the window; MONAI asks for (scales - 1)^2 instead of 2^(scales - 1)
+    scales = max(s for s in range(1, len(SCALE_WEIGHTS) + 1) if min(grid) // max(2 ** (s - 1), (s - 1) ** 2) >= window)
     weights = np.array(SCALE_WEIGHTS[:scales]) / sum(SCALE_WEIGHTS[:scales])
     first, second = np.triu_indices(n, 1)
     chosen = np.random.default_rng(seed).permutation(len(first))[:pairs]
@@ -160,6 +166,16 @@ def against_floor(
     return found
 
 
+def comparable(made: np.ndarray, *real: np.ndarray) -> list[np.ndarray]:
+    """Each (n, ...) as (n, d). Raises MetavoxelError where their features are not the same ones."""
+    sets = [features_of(made, "generated scans"), *(features_of(x, "real scans") for x in real)]
+    unlike = [x.shape[1] for x in sets if x.shape[1] != sets[0].shape[1]]
+    if unlike:
+        raise MetavoxelError(f"{sets[0].shape[1]} features a generated scan and {unlike[0]} a real one cannot be compared; "
+                             "use one network, or one grid, for both")  # fmt: skip
+    return sets
+
+
 def features_of(x: np.ndarray, what: str) -> np.ndarray:
     """x (n, ...) as (n, d) reals. Raises MetavoxelError for too few rows, and names a row with a missing value."""
     x = np.asarray(x)
@@ -183,32 +199,31 @@ def _radii(x: np.ndarray, neighbours: int) -> np.ndarray:
     return NearestNeighbors(n_neighbors=neighbours, algorithm="brute").fit(x).kneighbors()[0][:, -1]
 
 
-def _discrepancy(x: np.ndarray, y: np.ndarray, kernel: Callable[..., np.ndarray], seed: int) -> Estimate:
+def _discrepancy(x: np.ndarray, y: np.ndarray, kernel: Kernel, seed: int) -> Estimate:
     """Mean kernel within x, plus within y, less twice that between, a row with itself left out; the error by leaving out
-    one block of rows at a time (jackknife, Efron and Tibshirani 1993, chapter 11). Sums block by block: little memory."""
-    x, y = features_of(x, "scans"), features_of(y, "real scans")
-    if x.shape[1] != y.shape[1]:
-        raise MetavoxelError(f"{x.shape[1]} features a scan cannot be compared with {y.shape[1]}; use the same network")
-    small = min(len(x), len(y))
-    number = min(max(BLOCKS, -(-max(len(x), len(y)) // BLOCK_ROWS)), small // 2)
-    rng = np.random.default_rng(seed)
-    of_x, of_y = (np.array_split(rng.permutation(len(z)), number) for z in (x, y))
-    sums = np.zeros((3, number, number))
-    for b in range(number):
-        for c in range(number):
-            sums[2, b, c] = kernel(x[of_x[b]], y[of_y[c]]).sum()
-            if c >= b:
-                for part, z, rows in ((0, x, of_x), (1, y, of_y)):
-                    block = kernel(z[rows[b]], z[rows[c]])
-                    sums[part, b, c] = sums[part, c, b] = block.sum() - (np.trace(block) if b == c else 0)
-
-    sizes = np.array([[len(rows) for rows in of_x], [len(rows) for rows in of_y]])
+    one block of rows at a time (jackknife, Efron and Tibshirani 1993, chapter 11)."""
+    x, y = comparable(x, y)
+    rng, blocks = np.random.default_rng(seed), min(BLOCKS, len(x) // 2, len(y) // 2)
+    of_x, of_y = (np.eye(blocks)[rng.permutation(len(z)) % blocks] for z in (x, y))
+    sums = np.stack([_block_sums(x, x, of_x, of_x, kernel), _block_sums(y, y, of_y, of_y, kernel),
+                     _block_sums(x, y, of_x, of_y, kernel)])  # fmt: skip
+    sizes = np.stack([of_x.sum(0), of_y.sum(0)])
 
     def value(kept: np.ndarray) -> float:
         within_x, within_y, between = sums[:, kept][:, :, kept].sum((1, 2))
         n, m = sizes[:, kept].sum(1)
         return float(within_x / (n * (n - 1)) + within_y / (m * (m - 1)) - 2 * between / (n * m))
 
-    without = np.array([value(np.arange(number) != b) for b in range(number)])
-    error = math.sqrt((number - 1) * without.var())
-    return Estimate(value(np.ones(number, bool)), error)
+    without = np.array([value(np.arange(blocks) != block) for block in range(blocks)])
+    return Estimate(value(np.ones(blocks, bool)), math.sqrt((blocks - 1) * without.var()))
+
+
+def _block_sums(x: np.ndarray, y: np.ndarray, of_x: np.ndarray, of_y: np.ndarray, kernel: Kernel) -> np.ndarray:
+    """(blocks, blocks) sums of the kernel over pairs of rows, of_x (n, blocks) and of_y (m, blocks) one-hot."""
+    sums = np.zeros((of_x.shape[1], of_y.shape[1]))
+    for rows in np.array_split(np.arange(len(x)), -(-len(x) * len(y) // PAIRS)):
+        pairs = kernel(x[rows], y)
+        if x is y:
+            pairs[np.arange(len(rows)), rows] = 0
+        sums += of_x[rows].T @ pairs @ of_y
+    return sums

@@ -1,0 +1,221 @@
+"""Figures of answers and of their calibration, against scikit-learn, scipy and closed forms."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn import metrics
+from sklearn.calibration import calibration_curve
+
+from metavoxel.errors import MetavoxelError
+from metavoxel.evaluate import calibration, scores
+
+Rng = np.random.Generator
+
+
+@pytest.fixture
+def rng() -> Rng:
+    return np.random.default_rng(0)
+
+
+def probabilities(rng: Rng, n: int, levels: int) -> np.ndarray:
+    return rng.dirichlet(np.full(levels, 0.7), n).round(2)  # rounded: ties; still a sum of 1 within a few .01
+
+
+def mean(values: np.ndarray) -> Callable[[np.ndarray], scores.Figures]:
+    return lambda rows: {"mean": float(values[rows].mean())}
+
+
+def test_figures_of_numbers_are_scikit_learns(rng: Rng) -> None:
+    truth = rng.normal(50, 20, 80)
+    told = truth + rng.normal(3, 9, 80)
+    mae = metrics.mean_absolute_error(truth, told)
+    assert scores.number_scores(truth, told) == pytest.approx({
+        "mae": mae, "rmse": metrics.root_mean_squared_error(truth, told), "r2": metrics.r2_score(truth, told),
+        "r": stats.pearsonr(truth, told).statistic, "mae_over_sd": mae / truth.std(),
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize("levels", [2, 4])
+def test_figures_of_classes_are_scikit_learns(rng: Rng, levels: int) -> None:
+    p = probabilities(rng, 90, levels)
+    p /= p.sum(1, keepdims=True)
+    truth = np.where(rng.random(90) < 0.5, p.argmax(1), rng.integers(levels, size=90))
+    assert scores.class_scores(truth, p) == pytest.approx({
+        "accuracy": metrics.accuracy_score(truth, p.argmax(1)),
+        "balanced_accuracy": metrics.balanced_accuracy_score(truth, p.argmax(1)),
+        "auc": metrics.roc_auc_score(truth, p[:, 1] if levels == 2 else p, multi_class="ovr"),
+        "brier": ((np.eye(levels)[truth] - p) ** 2).sum(1).mean(),
+        "log_loss": metrics.log_loss(truth, p, labels=range(levels)),
+    })  # fmt: skip
+
+
+def test_what_is_undefined_is_nan_and_says_why(rng: Rng) -> None:
+    p = np.stack([np.full(5, 0.3), np.full(5, 0.7)], 1)
+    found = scores.class_scores(np.ones(5, int), p)
+    assert {name for name, x in found.items() if np.isnan(x)} == set(scores.class_gaps(np.ones(5, int))) == {"auc"}
+    for truth, told in ((np.full(5, 3.0), np.arange(5.0)), (np.arange(5.0), np.full(5, 3.0))):
+        found = scores.number_scores(truth, told)
+        assert {name for name, x in found.items() if np.isnan(x)} == set(scores.number_gaps(truth, told)) != set()
+    three = probabilities(rng, 60, 3)
+    three /= three.sum(1, keepdims=True)
+    truth = rng.integers(2, size=60)  # nobody is of the third level
+    aucs = [metrics.roc_auc_score(truth == level, three[:, level]) for level in (0, 1)]
+    assert scores.class_scores(truth, three)["auc"] == pytest.approx(np.mean(aucs))
+
+
+def test_what_cannot_be_scored_is_refused_and_named() -> None:
+    with pytest.raises(MetavoxelError, match="row 2 of 3: the answer is missing"):
+        scores.number_scores(np.arange(3.0), np.array([0, np.nan, 2]))
+    with pytest.raises(MetavoxelError, match="row 1 of 2: the probabilities are not positive with sum 1"):
+        scores.class_scores(np.array([0, 1]), np.array([[0.5, 0.6], [0.5, 0.5]]))
+    with pytest.raises(MetavoxelError, match="row 2 of 2: the true class"):
+        scores.class_scores(np.array([0, 2]), np.full((2, 2), 0.5))
+    with pytest.raises(MetavoxelError, match="row 2 has no participant_id"):
+        scores.bootstrap(mean(np.arange(2.0)), ["sub-1", None])
+    with pytest.raises(MetavoxelError, match="nobody"):
+        scores.bootstrap(mean(np.arange(0.0)), [])
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say(rng: Rng) -> None:
+    held = []
+    for trial in range(300):
+        found = scores.bootstrap(mean(rng.exponential(1, 60)), range(60), 200, trial, level=0.8)["mean"]
+        held.append(found.low <= 1 <= found.high)
+    assert 0.73 < np.mean(held) < 0.86
+
+
+def test_a_persons_rows_are_drawn_together(rng: Rng) -> None:
+    of_people = rng.normal(size=50)
+    rows, people = np.repeat(of_people, 4), np.repeat([f"sub-{i}" for i in range(50)], 4)
+    by_person = scores.bootstrap(mean(rows), people)["mean"]
+    by_row = scores.bootstrap(mean(rows), range(200))["mean"]
+    width = 2 * stats.norm.ppf(0.975) * of_people.std() / np.sqrt(50)
+    assert by_person.high - by_person.low == pytest.approx(width, rel=0.1)
+    assert by_row.high - by_row.low == pytest.approx(width / 2, rel=0.1)
+    shuffled = rng.permutation(np.repeat(np.arange(6), range(1, 7)))  # 1 to 6 rows each, in any order
+    drawn = [np.bincount(shuffled[rows], minlength=6) for rows in scores.resamples(shuffled, 50, 0)]
+    assert all((counts % np.arange(1, 7) == 0).all() and (counts // np.arange(1, 7)).sum() == 6 for counts in drawn)
+    alone = scores.bootstrap(mean(np.arange(3.0)), ["one"] * 3)["mean"]
+    assert alone.value == 1 and np.isnan([alone.low, alone.high]).all()
+
+
+def test_two_models_are_compared_person_by_person(rng: Rng) -> None:
+    truth = rng.normal(50, 20, 60)
+    shared = rng.normal(0, 8, 60)
+    a, b = truth + shared + rng.normal(0.5, 3, 60), truth + shared + rng.normal(0, 3, 60)
+    found = scores.compare(scores.number_scores, truth, a, b, range(60), 3000)["mae"]
+    errors = np.abs(a - truth), np.abs(b - truth)
+    exact = stats.permutation_test(errors, lambda x, y, axis: (x - y).mean(axis), permutation_type="samples",
+                                   vectorized=True, n_resamples=20_000, rng=rng)  # fmt: skip
+    assert found.value == pytest.approx(exact.statistic) and found.p == pytest.approx(exact.pvalue, abs=0.03)
+    width = 2 * stats.norm.ppf(0.975) * (errors[0] - errors[1]).std() / np.sqrt(60)
+    assert found.high - found.low == pytest.approx(width, rel=0.1)
+    same = scores.compare(scores.number_scores, truth, a, a, range(60), 99)["mae"]
+    assert same == (0, 0, 0, 1)
+    y = rng.integers(2, size=60)
+    good, poor = (np.stack([1 - p, p], 1) for p in (0.2 + 0.6 * y, rng.random(60)))
+    assert scores.compare(scores.class_scores, y, good, poor, range(60), 199)["auc"].p == 1 / 200
+
+
+def test_models_alike_seldom_differ(rng: Rng) -> None:
+    """Under the null, p below .1 in a tenth of the trials, though people repeat."""
+    people, low = np.repeat(np.arange(20), 3), 0
+    for trial in range(200):
+        offs = np.repeat(rng.normal(size=(2, 20)), 3, axis=1)
+        truth = rng.normal(size=60)
+        found = scores.compare(lambda t, x: {"mae": np.abs(t - x).mean()}, truth, *(truth + offs), people, 99, trial)
+        low += found["mae"].p <= 0.1
+    assert stats.binomtest(low, 200, 0.1).pvalue > 0.01
+
+
+def test_crps_is_the_normal_laws(rng: Rng) -> None:
+    truth = np.array([-1.5, 0.0, 4.0])
+    z = (truth - 1) / 2
+    closed = 2 * (z * (2 * stats.norm.cdf(z) - 1) + 2 * stats.norm.pdf(z) - 1 / np.sqrt(np.pi))
+    assert calibration.crps(truth, rng.normal(1, 2, (3, 200_000))) == pytest.approx(closed, abs=0.02)
+    few = calibration.crps(np.full(100_000, truth[2]), rng.normal(1, 2, (100_000, 4)))
+    assert few.mean() == pytest.approx(closed[2], abs=0.02)
+
+
+def draws(rng: Rng, people: int, number: int, narrow: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Of x given y, where x = y + noise of sd 2; sd too small by `narrow`."""
+    y = rng.normal(60, 15, people)
+    return y + rng.normal(0, 2, people), y[:, None] + rng.normal(0, 2 * narrow, (people, number))
+
+
+@pytest.mark.parametrize("number", [39, 79, 256])
+def test_exact_draws_cover_what_they_say(rng: Rng, number: int) -> None:
+    truth, drawn = draws(rng, 20_000, number)
+    found = calibration.number_calibration(truth, drawn)
+    for percent in calibration.INTERVALS:
+        error = np.sqrt(percent * (100 - percent) / 20_000) / 100
+        assert found[f"coverage_{percent}"] == pytest.approx(percent / 100, abs=3.5 * error)
+    assert found["rank_p"] > 0.01 and found["crps"] == pytest.approx(2 / np.sqrt(np.pi), rel=0.03)
+
+
+def test_ranks_accept_exact_draws_and_reject_others(rng: Rng) -> None:
+    p = [calibration.rank_p(*draws(rng, 200, 30), seed) for seed in range(150)]
+    assert stats.kstest(p, "uniform").pvalue > 0.01
+    assert calibration.rank_p(*draws(rng, 500, 63, narrow=0.7)) < 1e-4
+    truth, drawn = draws(rng, 4000, 20)
+    years = calibration.pit(truth.round(-1), drawn.round(-1))  # most draws tie with the truth
+    assert stats.kstest(years, "uniform").pvalue > 0.01
+    assert calibration.rank_histogram(truth, drawn).sum() == 4000
+    assert np.isnan(calibration.rank_p(truth[:9], drawn[:9]))
+
+
+def test_tarp_keeps_to_the_diagonal_if_and_only_if_draws_are_right(rng: Rng) -> None:
+    def joint(people: int, number: int) -> np.ndarray:
+        """Age and a volume that follows it."""
+        return rng.multivariate_normal([0, 0], [[4, 5.4], [5.4, 9]], (people, number))
+
+    centre = rng.normal(0, 3, (1500, 1, 2))
+    truth, right = (centre + joint(1500, 1))[:, 0], centre + joint(1500, 100)
+    found = calibration.tarp(truth, right)
+    assert found.p > 0.01 and np.abs(found.found - found.nominal).max() < 0.05 and abs(found.lean) < 0.03
+    wrong = {
+        "narrow": centre + 0.6 * joint(1500, 100),
+        "wide": centre + 1.6 * joint(1500, 100),
+        "biased": right + np.array([1.5, 0]),
+        "unrelated": centre + np.stack([joint(1500, 100)[..., 0], joint(1500, 100)[..., 1]], -1),
+    }
+    tested = {name: calibration.tarp(truth, drawn) for name, drawn in wrong.items()}
+    assert all(t.p < 1e-3 for t in tested.values()), tested
+    assert tested["narrow"].lean < -0.05 and tested["wide"].lean > 0.05
+    for number in (0, 1):  # what no rank of one number alone can see
+        assert calibration.rank_p(truth[:, number], wrong["unrelated"][..., number]) > 0.01
+
+
+def test_reliability_is_scikit_learns_curve(rng: Rng) -> None:
+    p = rng.beta(0.5, 0.5, 400)
+    happened = rng.random(400) < p**2
+    told, found, share = calibration.reliability(happened, p)
+    curve = calibration_curve(happened, p, n_bins=10)
+    assert found == pytest.approx(curve[0]) and told == pytest.approx(curve[1])
+    both = np.stack([1 - p, p], 1)
+    assert calibration.ece(happened, both) == pytest.approx((np.abs(told - found) * share).sum())
+    assert calibration.ece(happened, both) > calibration.ece_by_chance(both, 200).q95
+    three = np.stack([p / 2, p / 2, 1 - p], 1)
+    one_by_one = [calibration.ece(happened == level, np.stack([1 - q, q], 1)) for level, q in enumerate(three.T)]
+    assert calibration.ece(happened.astype(int), three) == pytest.approx(np.mean(one_by_one))
+
+
+def test_chance_leaves_the_error_of_a_binomial(rng: Rng) -> None:
+    n, people = 50, stats.binom(50, 0.3)
+    found = calibration.ece_by_chance(np.tile([0.7, 0.3], (n, 1)), 4000)
+    assert found.mean == pytest.approx(people.expect(lambda k: abs(k / n - 0.3)), rel=0.05)
+    p = rng.dirichlet([1, 2, 1], 300)
+    chance = calibration.ece_by_chance(p, 300)
+    above = [calibration.ece((rng.random(300)[:, None] >= p[:, :-1].cumsum(1)).sum(1), p) > chance.q95 for _ in range(200)]
+    assert 0.01 < np.mean(above) < 0.11
+
+
+def test_draws_that_cannot_be_judged_are_refused() -> None:
+    with pytest.raises(MetavoxelError, match="person 2 of 2: draws missing"):
+        calibration.pit(np.zeros(2), np.array([[0.0, 1], [0, np.nan]]))
+    with pytest.raises(MetavoxelError, match=r"draws \(3, 5\) must be"):
+        calibration.crps(np.zeros(2), np.zeros((3, 5)))
+    with pytest.raises(MetavoxelError, match="at least two draws"):
+        calibration.crps(np.zeros(2), np.zeros((2, 1)))
