@@ -5,13 +5,14 @@ figures are made anew each time.
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from metavoxel.checkpoint import read_json, write_json
 from metavoxel.data.cohort import Cohort, concat, read_cohort
@@ -25,17 +26,32 @@ from metavoxel.evaluate.card import card, save_card
 from metavoxel.evaluate.claims import Claim, claims
 from metavoxel.evaluate.coherence import coherence_section, contradictions, retest
 from metavoxel.evaluate.compare import ANSWERS, save_answers
+from metavoxel.evaluate.drawing import Drawn, draw_scans
 from metavoxel.evaluate.fairness import fairness, fairness_section, group_columns
 from metavoxel.evaluate.figures import OURS, Findings
+from metavoxel.evaluate.looks import (
+    Gallery,
+    See,
+    as_voxels,
+    copies,
+    copies_section,
+    copy_figures,
+    images,
+    images_section,
+)
 from metavoxel.evaluate.summary import summary_section
 from metavoxel.files import checksum, make_folder, only_one
+from metavoxel.loading import load_images
 from metavoxel.model import MetaVoxel, load, resolve
 from metavoxel.page import Report, Section, Table
 from metavoxel.progress import one_bar, say
+from metavoxel.schema import Image
 from metavoxel.version import __version__
 
 WORK = "work"
 INPUTS = "inputs.json"
+MOST_TRAINING = 2000
+"""Scans that drawn ones are compared with, voxel by voxel."""
 
 
 @dataclass(frozen=True)
@@ -116,9 +132,59 @@ def _chapters(run: Evaluation) -> list[Section]:
     if len(run.model.schema.scalars) > 1 and run.model.denoiser.coverage.separate:
         found.add(contradictions(run.model, run.cohort, seed))
     found.add(retest(run.claims, run.cohort))
-    optional = [fairness_section(found, run.claims), coherence_section(found)]
+    optional = [fairness_section(found, run.claims), coherence_section(found), *_images(run)]
     main = [summary_section(found, run.claims), *accuracy_sections(found, run.claims)]
     return [*main, calibration_section(found, run.claims, seed), *filter(None, optional)]
+
+
+def _images(run: Evaluation) -> Iterator[Section]:
+    """A section on each image variable's looks, and one on copies where the training people are known."""
+    found, seed, model = run.findings, run.options.seed, run.model
+    if not model.schema.images or run.options.scans == 0:
+        return
+    if not model.denoiser.coverage.separate:
+        found.left_out.append("Drawn scans: a model of one shared time draws them only by the paper's long way.")
+        return
+    with one_bar("drawing", run.quiet) as report:
+        drawn = draw_scans(model, run.cohort, run.work / "drawn", run.options.scans, seed, report)
+    for image in model.schema.images:
+        gallery = _gallery(run, image, drawn)
+        if not gallery.enough:
+            found.left_out.append(f"Looks of {image.name}: too few scans to compare.")
+            continue
+        spaces: dict[str, See] = {"voxels": as_voxels}
+        found.add(images(gallery, spaces, seed))
+        yield images_section(found, gallery, list(spaces))
+        if audits := copies(gallery, spaces, seed):
+            found.add(copy_figures(image.name, audits))
+            yield copies_section(gallery, audits)
+
+
+def _gallery(run: Evaluation, image: Image, drawn: Drawn) -> Gallery:
+    real, people = _scans(run, run.cohort, image)
+    training, whose = (None, None) if run.training is None else _scans(run, run.training, image)
+    if training is not None and len(training) > MOST_TRAINING:
+        run.findings.left_out.append(f"Copies: {MOST_TRAINING} of {len(training)} training scans were compared, at random.")
+        some = np.sort(np.random.default_rng(run.options.seed).permutation(len(training))[:MOST_TRAINING])
+        training, whose = training[some], whose[some] if whose is not None else None
+    captions = [
+        ", ".join(f"{v.name} {_word(cell)}" for v in run.model.schema.scalars if not pd.isna(cell := row[v.name]))
+        for row in run.cohort.table.iloc[: drawn.n].to_dict("records")
+    ]
+    return Gallery(image.name, image.spacing, drawn.scans(image.name), captions, real, people, training, whose)
+
+
+def _scans(run: Evaluation, cohort: Cohort, image: Image) -> tuple[np.ndarray, np.ndarray]:
+    """(n, *shape) of the rows that have a scan, and whose they are; on disk, read once."""
+    with one_bar(f"reading {image.name}", run.quiet) as report:
+        stack = load_images(cohort, image, run.work / "scans", report)
+    rows = np.flatnonzero(stack.present.numpy())
+    voxels = stack.voxels if len(rows) == len(stack) else stack.voxels[rows]
+    return voxels, cohort.table["participant_id"].to_numpy()[rows]
+
+
+def _word(cell: object) -> str:
+    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
 
 
 def _left_out(run: Evaluation) -> None:

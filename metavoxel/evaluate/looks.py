@@ -1,0 +1,147 @@
+"""Do drawn scans look like real ones, and are they copies of the training people's? Every figure stands beside what real
+scans of other people score."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from metavoxel.evaluate.copies import Audit, audit
+from metavoxel.evaluate.figures import OURS, Figure, Findings
+from metavoxel.evaluate.two_sample import LEAST_SCANS, against_floor
+from metavoxel.page import Picture, Section, Table
+from metavoxel.pictures import mosaic
+
+SECTION, COPIES = "images", "copies"
+REAL = "real scans"
+"""Who is told as the floor: real scans of other people in the generated ones' place."""
+SHOWN = 4
+SHOWN_FIGURES = ("fid", "kid", "mmd", "precision", "recall", "density", "coverage", "wasserstein", "ms_ssim")
+LEAST_P = 0.01
+
+See = Callable[[np.ndarray], Mapping[str, np.ndarray]]
+"""Scans (n, *shape) -> features (m, d) of each plane, or of the whole under one name; figures are means over these."""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Scans of one image variable on the model's grid, (n, *shape): `made` for the facts of the first rows of the test;
+    `real` ones of the test; `training`, those of training people, or None where these are not known."""
+
+    name: str
+    spacing: Sequence[float]
+    made: np.ndarray
+    captions: Sequence[str]
+    real: np.ndarray
+    real_people: np.ndarray
+    training: np.ndarray | None
+    training_people: np.ndarray | None
+
+    @property
+    def enough(self) -> bool:
+        return min(len(self.made), len(self.real) // (1 if self.training is not None else 2)) >= LEAST_SCANS
+
+
+def as_voxels(scans: np.ndarray) -> dict[str, np.ndarray]:
+    """The scans themselves as features."""
+    return {"whole": np.asarray(scans, np.float32).reshape(len(scans), -1)}
+
+
+def images(gallery: Gallery, spaces: Mapping[str, See], seed: int) -> Iterator[Figure]:
+    """Each distance in each space of features, metric "SPACE: fid". The floor is training people against the test's, or one
+    half of the test against the other."""
+    half = len(gallery.real) // 2
+    other = gallery.training if gallery.training is not None else gallery.real[:half]
+    real = gallery.real if gallery.training is not None else gallery.real[half:]
+    size = min(len(gallery.made), len(other))
+    some = np.sort(np.random.default_rng(seed).permutation(len(other))[:size])
+    for space, see in spaces.items():
+        made, true, floor = (see(np.asarray(scans)) for scans in (gallery.made, real, other[some]))
+        shown = (list(gallery.made), list(other[some])) if see is as_voxels else None
+        found = [against_floor(made[plane], true[plane], floor[plane], shown, seed) for plane in made]
+        for key, who in {"made": OURS, "floor": REAL}.items():
+            for metric in found[0][key]:
+                value = float(np.mean([each[key][metric] for each in found]))
+                yield Figure(SECTION, gallery.name, f"{space}: {metric}", value, who, n=size)
+
+
+def copies(gallery: Gallery, spaces: Mapping[str, See], seed: int) -> dict[str, Audit]:
+    """`copies.audit` in each space that has one row a scan; nothing where the training people are not known."""
+    if gallery.training is None:
+        return {}
+    found = {}
+    for space, see in spaces.items():
+        made, training, real = (see(np.asarray(x)) for x in (gallery.made, gallery.training, gallery.real))
+        if "whole" in made:
+            found[space] = audit(made["whole"], training["whole"], real["whole"], gallery.training_people,
+                                 gallery.real_people, seed)  # fmt: skip
+    return found
+
+
+def copy_figures(name: str, found: Mapping[str, Audit]) -> Iterator[Figure]:
+    """metric "SPACE: ratio" and so on, see `copies.Audit`."""
+    for space, one in found.items():
+        for metric, value in one.figures.items():
+            yield Figure(COPIES, name, f"{space}: {metric}", value)
+
+
+def images_section(findings: Findings, gallery: Gallery, spaces: Sequence[str]) -> Section:
+    """How near drawn scans come to real ones, in every space of features."""
+    rows = []
+    for space in spaces:
+        for metric in SHOWN_FIGURES:
+            own, floor = (findings.value(SECTION, gallery.name, f"{space}: {metric}", who=who) for who in (OURS, REAL))
+            if own is not None and floor is not None:
+                rows.append((f"{space}: {metric.replace('_', '-')}", f"{own.value:.3g}", f"{floor.value:.3g}"))
+    pairs = [scan for pair in zip(gallery.made[:SHOWN], gallery.real[:SHOWN]) for scan in pair]
+    captions = [words for caption in gallery.captions[:SHOWN] for words in (f"drawn: {caption}", "the person who is so")]
+    png = mosaic(np.stack(pairs).astype(np.float32), captions, gallery.spacing, columns=2, window=(0, 1))
+    recall = findings.value(SECTION, gallery.name, f"{spaces[0]}: coverage")
+    floor = findings.value(SECTION, gallery.name, f"{spaces[0]}: coverage", who=REAL)
+    assert recall is not None and floor is not None
+    return Section(
+        f"Do drawn {gallery.name} scans look real?",
+        f"{recall.value:.0%} of real scans have a drawn one among their nearest neighbours, by {spaces[0]}; of other "
+        f"people's real scans {floor.value:.0%} have.",
+        [Picture(png, f"Drawn {gallery.name} scans beside the real ones of the same facts")],
+        Table((f"{len(gallery.made)} drawn scans", "drawn", "real (floor)"), rows), columns=1,
+        note="Floor: real scans of other people in the drawn ones' place; no figure is zero for so few. Figures by "
+        "features of a network trained here do not compare across papers.",
+    )  # fmt: skip
+
+
+def copies_section(gallery: Gallery, found: Mapping[str, Audit]) -> Section:
+    """Whether drawn scans are nearer to training people than to people never seen."""
+    rows, near = [], 0
+    worst = min(one.figures["nearer_training_p"] for one in found.values())
+    for space, one in found.items():
+        f = one.figures
+        near += len(one.near)
+        rows.append((space, f"{f['ratio']:.3f}", f"{f['nearer_training']:.1%} ({f['nearer_training_expected']:.1%})",
+                     f"{f['nearer_training_p']:.2g}", f"{f['authenticity']:.1%} ({f['authenticity_floor']:.1%})",
+                     f"{f['membership_auc']:.3f}", f"{f['near_copies']:.1%} ({f['near_copies_floor']:.1%})"))  # fmt: skip
+    header = ("by", "distance ratio", "nearer to training", "p", "authentic", "membership AUC", "near copies")
+    verdict = "Drawn scans are nearer to training people than chance allows" if worst < LEAST_P else (
+        "Nothing says that drawn scans copy training people")  # fmt: skip
+    return Section(
+        f"Are drawn {gallery.name} scans copies?", f"{verdict}; {near} near copies were found.", _near(gallery, found),
+        Table(header, rows), columns=1,
+        note="In brackets: what is expected if training made no difference, or what people held out score in the drawn "
+        f"scans' place. A near copy is nearer than {next(iter(found.values())).threshold.basis}. Membership AUC: how well the "
+        "nearest drawn scan tells who was in training; .5 is not at all.",
+    )  # fmt: skip
+
+
+def _near(gallery: Gallery, found: Mapping[str, Audit]) -> list[Picture]:
+    """The nearest copies beside whom they copy; no picture without any."""
+    near = pd.concat([one.near for one in found.values()]).drop_duplicates(["made", "training"])[:SHOWN]
+    if near.empty or gallery.training is None:
+        return []
+    pairs: list[Any] = []
+    for pair in near.to_dict("records"):
+        pairs += [gallery.made[int(pair["made"])], gallery.training[int(pair["training"])]]
+    captions = ["drawn", "a training person"] * len(near)
+    png = mosaic(np.stack(pairs).astype(np.float32), captions, gallery.spacing, columns=2, window=(0, 1))
+    return [Picture(png, "Near copies beside the training scans")]
