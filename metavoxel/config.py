@@ -106,8 +106,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "shape": (32, 40, 32),
         "spacing": 5.0,
         "net": {"widths": (16, 48, 96), "patch": 2, "token_width": 96},
-        "reading": 540,
-        "joint": {"steps": 690, "batch": 48, "rate": 1.5e-3, "matrix_rate": 0.015, "validate_every": 230},
+        "reading": 580,
+        "joint": {"steps": 730, "batch": 48, "rate": 1.5e-3, "matrix_rate": 0.015, "validate_every": 365},
     },
     "small": {
         "shape": (64, 80, 64),

@@ -129,8 +129,8 @@ def copies_section(gallery: Gallery, found: Mapping[str, Audit]) -> Section:
         f"Are drawn {gallery.name} scans copies?", f"{verdict}; {near} near copies were found.", _near(gallery, found),
         Table(header, rows), columns=1,
         note="In brackets: what is expected if training made no difference, or what people held out score in the drawn "
-        f"scans' place. A near copy is nearer than {next(iter(found.values())).threshold.basis}. Membership AUC: how well the "
-        "nearest drawn scan tells who was in training; .5 is not at all.",
+        f"scans' place. A near copy is nearer than {next(iter(found.values())).threshold.basis}. Membership AUC: how well "
+        "the nearest drawn scan tells who was in training; .5 is not at all.",
     )  # fmt: skip
 
 
