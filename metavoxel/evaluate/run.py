@@ -206,15 +206,19 @@ def _left_out(run: Evaluation) -> None:
 
 
 def refuse_leak(training: Cohort, test: Cohort) -> None:
-    """Raises MetavoxelError, with names, where somebody is in both or a scan is byte for byte in both."""
-    both = sorted({bare_id(p) for p in training.participants} & {bare_id(p) for p in test.participants})
-    if both:
+    """Raises MetavoxelError, with names, where somebody is in both or a scan is byte for byte in both.
+
+    One id in two folders may be two people (sub-01 of two studies): there, only scans tell.
+    """
+    trained = {bare_id(person) for person in training.participants}
+    both = [person for person in test.participants if bare_id(person) in trained]
+    if both and training.root == test.root:
         raise MetavoxelError(f"{_named(both)} both in training and in the test; take them out of one, or use --split")
     images = [name for name in test.scans if name in training.scans]
     joined = concat({"training": _scans_only(training, images), "test": _scans_only(test, images)}, site=None)
-    members = set(training.participants)
+    first = set(joined.participants[: len(training.participants)])
     for group in same_scans(joined):
-        if len({person in members for person in group}) == 2:
+        if len({person in first for person in group}) == 2:
             raise MetavoxelError(f"{' and '.join(group)} have the same scan, in training and in the test; take one out")
 
 
