@@ -159,8 +159,9 @@ def test_a_few_copies_among_many_are_named(rng: Rng) -> None:
     assert len(found.near) <= 5
 
 
-def test_independent_scans_are_no_copies(rng: Rng) -> None:
+def test_independent_scans_are_no_copies(rng: Rng, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where training people are many more than held-out ones and some people have many scans."""
+    monkeypatch.setattr(copies, "PERMUTATIONS", 300)
     figures = []
     for trial in range(60):
         scans = np.repeat(rng.normal(size=(50, 5)), rng.integers(1, 5, size=50), 0)
