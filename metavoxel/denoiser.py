@@ -3,16 +3,15 @@
 Images: x_0 = what a normal law of whole images given the facts says (see `image_law`) + c_out F, with c_out the sd that an
 entry by itself leaves open (EDM's preconditioning, Karras et al. 2022, about a mean). So the network starts from brains of
 the sizes and shapes that such people have. At t = 1 the prediction is mean + sd F, at t = 0 the value itself.
-Numbers: x_0 = what their law over people says (see `laws`) - sigma F. For a law N(0, 1) that is the v-parameterisation
-(Salimans and Ho 2022).
 Classes: log p(x_0) = F + log q(x_t | x_0), normalised. The network learns what the rest says about x_0; what the noised
 value itself says enters by Bayes' rule, exactly, for every chain.
+Numbers: likewise, E[x_0] under their law over people (see `laws`) times q(x_t | x_0) times a normal factor, whose mean and
+sharpness are F. With the noised value left to the network, it trusted noise twice too much, and draws were too wide.
 """
 
 import torch
 from torch import Tensor, nn
 
-from metavoxel.clocks import sigma
 from metavoxel.diffusion import Coverage, over_marginal
 from metavoxel.image_law import ImageLaw, fact_width, told
 from metavoxel.nets.joint import JointNet, NetSettings, Scan
@@ -69,7 +68,8 @@ class JointDenoiser(nn.Module):
             if isinstance(v.process, Discrete):
                 clean[v.name] = torch.log_softmax(raw[v.name] + v.process.likelihood(x, tau), -1)
             else:
-                clean[v.name] = v.law.given(x, tau)[0] - sigma(tau) * raw[v.name]
+                mean, sharpness = raw[v.name].unbind(-1)
+                clean[v.name] = v.law.given(x, tau, (mean, sharpness))[0]
         return clean
 
     def _images(self, scan: Scan, tokens: Tensor, state: State, times: Times) -> State:

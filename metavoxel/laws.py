@@ -36,13 +36,23 @@ class Law:
         shrink = x.std() / np.sqrt((centres**2 + widths**2).mean())
         return cls(tuple((x.mean() + shrink * centres).tolist()), tuple((shrink * widths).tolist()))
 
-    def given(self, x: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance of x_0 given only its noised value: (n,) each, exact by Bayes' rule part by part."""
+    def given(self, x: Tensor, tau: Tensor, hint: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """Mean and variance of x_0 given its noised value: (n,) each, exact by Bayes' rule part by part.
+
+        hint: what all else says of x_0, as a normal factor: its mean and its sharpness 1 / sd, (n,) each; sharpness 0 says
+        nothing.
+        """
         centres, variances = torch.tensor(self.centres, device=x.device), torch.tensor(self.widths, device=x.device) ** 2
         a, noise = alpha(tau)[:, None], sigma(tau)[:, None] ** 2
         total = a**2 * variances + noise
         off = x[:, None] - a * centres
-        share = torch.softmax(-0.5 * (off**2 / total + total.log()), -1)
-        means = centres + a * variances / total * off
+        likely = -0.5 * (off**2 / total + total.log())
+        means, left = centres + a * variances / total * off, variances * noise / total
+        if hint is not None:
+            hinted, precision = hint[0][:, None], hint[1][:, None] ** 2
+            weight = 1 + precision * left
+            likely = likely - 0.5 * (precision * (means - hinted) ** 2 / weight + weight.log())
+            means, left = (means + precision * left * hinted) / weight, left / weight
+        share = torch.softmax(likely, -1)
         mean = (share * means).sum(-1)
-        return mean, (share * (variances * noise / total + (means - mean[:, None]) ** 2)).sum(-1)
+        return mean, (share * (left + (means - mean[:, None]) ** 2)).sum(-1)

@@ -42,6 +42,26 @@ def test_given_agrees_with_quadrature(tau: float) -> None:
     assert float(variance) == pytest.approx(moments[2] / moments[0] - (moments[1] / moments[0]) ** 2, abs=2e-3)
 
 
+@pytest.mark.parametrize("tau", [0.0, 0.3, 2.0, float("inf")])
+def test_a_hint_enters_by_bayes_rule(tau: float) -> None:
+    law = Law.of(np.concatenate([flat(300), flat(300) / 5 + 2]))
+    at, x, hinted, sharpness = torch.tensor([tau]), 0.8, 0.3, 2.5
+    a, noise = float(alpha(at)), max(float(sigma(at)), 1e-3)
+
+    def density(z: float) -> float:
+        factor = norm.pdf(x, a * z, noise) * norm.pdf(z, hinted, 1 / sharpness)
+        return float(norm.pdf(z, law.centres, law.widths).mean() * factor)
+
+    near = [x / max(a, 0.1) + k * noise for k in (-3, 0, 3)] if tau else [x - 3e-3, x, x + 3e-3]
+    moments = [quad(lambda z, k=k: z**k * density(z), -6, 6, points=near, limit=500)[0] for k in range(3)]
+    hint = torch.tensor([hinted]), torch.tensor([sharpness])
+    mean, variance = law.given(torch.tensor([x]), at, hint)
+    assert float(mean) == pytest.approx(moments[1] / moments[0], abs=2e-3)
+    assert float(variance) == pytest.approx(moments[2] / moments[0] - (moments[1] / moments[0]) ** 2, abs=2e-3)
+    silent = law.given(torch.tensor([x]), at, (hint[0], torch.zeros(1)))
+    assert all(torch.allclose(one, other) for one, other in zip(silent, law.given(torch.tensor([x]), at)))
+
+
 @pytest.mark.parametrize("n", [1, 9, 30, 2000])
 def test_mean_and_variance_are_the_peoples_own(n: int) -> None:
     x = flat(n) + 0.5

@@ -104,7 +104,7 @@ class Tokens(nn.Module):
         self.norm = nn.LayerNorm(width)
         # not started at zero: with a bare zero head, numbers that show faintly in a scan were not learned for hours
         self.heads = nn.ModuleList(
-            nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, spec.levels or 1)) for spec in self.specs
+            nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, spec.levels or 2)) for spec in self.specs
         )
 
     def remember(self, features: Tensor | None, embedding: Tensor | None, summary: Tensor | None) -> Memory:
@@ -145,9 +145,8 @@ class Tokens(nn.Module):
         return self.values[i](torch.cat([x[:, None], waves(x, VALUE_WAVES)], -1))
 
     def read(self, tokens: Tensor) -> dict[str, Tensor]:
-        """Raw answers: (n,) for a number, (n, levels) for a class."""
-        raw = {spec.name: self.heads[i](tokens[:, i]).float() for i, spec in enumerate(self.specs)}
-        return {spec.name: raw[spec.name] if spec.levels else raw[spec.name][:, 0] for spec in self.specs}
+        """Raw answers: (n, levels) for a class, (n, 2) for a number: mean and sharpness of what all else says of it."""
+        return {spec.name: self.heads[i](tokens[:, i]).float() for i, spec in enumerate(self.specs)}
 
 
 def _beside(own: KeysValues, registers: KeysValues) -> KeysValues:
