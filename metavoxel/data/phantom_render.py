@@ -70,7 +70,7 @@ def template(spacing: float) -> Template:
     mm = np.moveaxis(np.indices(mask.shape), 0, -1) * _RESOLUTION + origin
 
     inside = _signed_distance(mask)
-    ventricle = _lateral_ventricles(csf, inside, mm)
+    ventricle = lateral_ventricles(csf, inside, mm)
     # The residual texture is what the three tissues do not explain, thalamus and pallidum above all.
     tissues = np.stack([csf, grey, white], axis=-1)[mask]
     means = np.linalg.lstsq(tissues, t1w[mask], rcond=None)[0]
@@ -109,7 +109,7 @@ def _signed_distance(mask: np.ndarray) -> np.ndarray:
     return ndimage.gaussian_filter(distance * _RESOLUTION, 1.0)
 
 
-def _lateral_ventricles(csf: np.ndarray, inside: np.ndarray, mm: np.ndarray) -> np.ndarray:
+def lateral_ventricles(csf: np.ndarray, inside: np.ndarray, mm: np.ndarray) -> np.ndarray:
     """Signed distance (mm) to the lateral ventricles: the piece of CSF deeper than 20 mm in their place."""
     labels, count = ndimage.label((csf > 0.5) & (inside > 20))
     large = [k for k in range(1, count + 1) if (labels == k).sum() * _RESOLUTION**3 > 5000]
