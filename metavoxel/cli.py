@@ -24,6 +24,7 @@ from metavoxel.data.commands import (
     split,
 )
 from metavoxel.errors import MetavoxelError
+from metavoxel.evaluate.commands import baselines
 from metavoxel.options import names
 from metavoxel.prepare.commands import prepare, restore
 from metavoxel.progress import one_bar, say
@@ -96,6 +97,7 @@ app.command()(split)
 app.command()(datasets)
 app.command()(prepare)
 app.command()(restore)
+app.command()(baselines)
 
 
 @app.command()

@@ -1,0 +1,223 @@
+"""The models that a joint model is held against, trained on the same people and asked about the same others.
+
+Each writes OUT/NAME/predictions.csv and, where it answers from more than one set of known things, a further table for
+each. OUT/baselines.json says what was trained, for how long, on how many people, and what every table was told.
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from metavoxel.build import train
+from metavoxel.checkpoint import read_json, write_json
+from metavoxel.config import Config
+from metavoxel.data.cohort import Cohort
+from metavoxel.data.splits import draw_split, part_of
+from metavoxel.errors import MetavoxelError
+from metavoxel.evaluate.classical import Volumes, linear, trees
+from metavoxel.evaluate.dedicated import ask, train_dedicated
+from metavoxel.evaluate.sizes import Sizes, sizes
+from metavoxel.evaluate.study import Study, make_study
+from metavoxel.evaluate.variants import DRAWS, as_numbers, by_draws, images_alone
+from metavoxel.files import atomic_write, make_folder
+from metavoxel.model import MetaVoxel
+from metavoxel.progress import one_bar, say
+
+SCAN, BOTH, OTHERS = "scan", "scan + others", "others"
+"""What answers were told: the scan, the other numbers and classes, or both."""
+RECORD = "baselines.json"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a baseline answers for the test part, by what it was told; and what was trained."""
+
+    answers: dict[str, dict[str, np.ndarray]]
+    about: dict[str, object]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What every baseline is made from."""
+
+    study: Study
+    sizes: Sizes
+    cache: Path
+    volumes: Volumes | None = None
+    device: str | None = None
+    resume: bool = False
+    quiet: bool = True
+
+    @property
+    def told(self) -> list[str]:
+        """The questions to one that reads scans and facts."""
+        return [SCAN, BOTH] if len(self.study.schema.scalars) > 1 else [SCAN]
+
+
+def run_baselines(
+    cohort: Cohort,
+    out: str | Path,
+    preset: str | Sizes = "tiny",
+    *,
+    split: str | Path | None = None,
+    fold: int | None = None,
+    only: Sequence[str] | None = None,
+    want: Sequence[str] | None = None,
+    volumes: Volumes | None = None,
+    resume: bool = False,
+    cache: str | Path | None = None,
+    device: str | None = None,
+    seed: int = 0,
+    quiet: bool = False,
+) -> dict[str, str]:
+    """Trains the baselines (`only` those named) and writes their answers into the folder `out`. Returns the names of those
+    that failed, with the reason: one that fails does not stop the others.
+
+    split, fold: as for `train`, and its other part is answered; without a split one is drawn and kept as out/split.tsv.
+    want: default age and sex. volumes: measures a cohort's anatomy, for trees. resume: go on with a stopped run of the
+    same people and preset; what is finished is kept. Raises MetavoxelError where the study itself makes no sense.
+    """
+    names = list(only or BASELINES)
+    if unknown := [name for name in names if name not in BASELINES]:
+        raise MetavoxelError(f"unknown baseline {unknown[0]!r}; choose from {', '.join(BASELINES)}")
+    folder = Path(out)
+    if (folder / RECORD).exists() and not resume:
+        raise MetavoxelError(f"{folder}: holds baselines already; add --resume to go on, or choose another folder")
+    chosen = sizes(preset) if isinstance(preset, str) else preset
+    if split is None and fold is None:
+        split = make_folder(folder) / "split.tsv"
+        if not split.exists():
+            draw_split(cohort, seed=seed).save(split)
+    train_part, taken = part_of(cohort, split, "train", fold)
+    test_part, _ = part_of(cohort, split, "test", fold)
+    with nullcontext(cache) if cache else tempfile.TemporaryDirectory(dir=make_folder(folder), prefix="cache-") as scratch:
+        study = make_study(train_part, test_part, chosen.joint, Path(scratch), want, seed, quiet)
+        setting = Setting(study, chosen, Path(scratch), volumes, device, resume, quiet)
+        record = _record(folder, cohort, study, taken, preset if isinstance(preset, str) else "own sizes")
+        if not quiet:
+            people = f"{len(train_part.participants)} people train, {len(test_part.participants)} are asked about"
+            say(f"{people}: {', '.join(study.want)}; baselines: {', '.join(names)}")
+        return _run(names, setting, folder, record)
+
+
+def _run(names: Sequence[str], setting: Setting, folder: Path, record: dict) -> dict[str, str]:
+    failed: dict[str, str] = {}
+    for name in names:
+        if name in record["baselines"]:
+            continue
+        start, before = time.monotonic(), (folder / name).exists()
+        try:
+            trained = BASELINES[name](setting, make_folder(folder / name))
+            files = _write(trained, setting.study, folder / name)
+        except Exception as error:  # the others go on, whatever one does; the reason names the error
+            if os.environ.get("METAVOXEL_DEBUG"):
+                raise
+            failed[name] = str(error) if isinstance(error, MetavoxelError) else f"{type(error).__name__}: {error}"
+        else:
+            part = setting.study.train
+            record["baselines"][name] = {
+                "predictions": files, "seconds": round(time.monotonic() - start, 1), "resumed": before,
+                "training_rows": len(part), "training_people": len(part.cohort.participants), **trained.about,
+            }  # fmt: skip
+        record["failed"] = {**record["failed"], **failed}
+        for done in record["baselines"]:
+            record["failed"].pop(done, None)
+        write_json(folder / RECORD, record)
+        if not setting.quiet:
+            say(f"{name}: {failed[name].splitlines()[0] if name in failed else 'done'}")
+    return failed
+
+
+def _record(folder: Path, cohort: Cohort, study: Study, taken: dict[str, object], preset: str) -> dict:
+    """What is known of earlier runs into this folder, which must be of the same study."""
+    about = {
+        "cohort": cohort.fingerprint(), **taken, "preset": preset, "want": list(study.want), "seed": study.seed,
+        "training_people": len(study.train.cohort.participants), "test_people": len(study.test.cohort.participants),
+        "test_rows": len(study.test),
+    }  # fmt: skip
+    if not (folder / RECORD).exists():
+        return {"study": about, "baselines": {}, "failed": {}}
+    record = read_json(folder / RECORD)
+    if changed := [key for key in about if record["study"].get(key) != about[key]]:
+        raise MetavoxelError(f"{folder / RECORD}: was made with another {changed[0]}; use the same one, or another folder")
+    return record
+
+
+def _write(trained: Trained, study: Study, folder: Path) -> dict[str, str]:
+    """File -> what its answers were told. The first is predictions.csv."""
+    files: dict[str, str] = {}
+    for told, answers in trained.answers.items():
+        name = f"predictions_{told.replace(' + ', '_and_')}.csv" if files else "predictions.csv"
+        with atomic_write(folder / name) as file:
+            study.test.table(answers, "no scan, so no answer").to_csv(file, index=False, float_format="%.6g")
+        files[name] = told
+    return files
+
+
+def _dedicated(kind: str) -> Callable[[Setting, Path], Trained]:
+    def make(s: Setting, folder: Path) -> Trained:
+        networks = train_dedicated(s.study, kind, getattr(s.sizes, kind), s.sizes.dedicated, folder, s.sizes.apart,
+                                   resume=s.resume, device=s.device, quiet=s.quiet)  # fmt: skip
+        settings = s.sizes.dedicated
+        about: dict[str, object] = {
+            "networks": len(networks), "parameters": sum(p.numel() for network in networks for p in network.parameters()),
+            "steps": settings.steps * len(networks), "batch": settings.batch,
+        }  # fmt: skip
+        return Trained({told: ask(networks, s.study, told == BOTH) for told in s.told}, about)
+
+    return make
+
+
+def _linear(s: Setting, folder: Path) -> Trained:
+    return Trained({told: linear(s.study, told == BOTH) for told in s.told}, {})
+
+
+def _trees(s: Setting, folder: Path) -> Trained:
+    if s.volumes is None:
+        return Trained({OTHERS: trees(s.study, True)}, {"volumes": False})
+    answers = {SCAN: trees(s.study, False, s.volumes)}
+    if BOTH in s.told:
+        answers |= {BOTH: trees(s.study, True, s.volumes), OTHERS: trees(s.study, True)}
+    return Trained(answers, {"volumes": True})
+
+
+def _image_only(s: Setting, folder: Path) -> Trained:
+    _, about = _joint(s, folder, images_alone(s.study.train.cohort), s.sizes.joint)
+    return Trained({}, about)
+
+
+def _paper(s: Setting, folder: Path) -> Trained:
+    return _asked_by_draws(s, *_joint(s, folder, s.study.train.cohort, s.sizes.paper))
+
+
+def _continuous_sex(s: Setting, folder: Path) -> Trained:
+    return _asked_by_draws(s, *_joint(s, folder, as_numbers(s.study.train.cohort), s.sizes.paper))
+
+
+def _joint(s: Setting, folder: Path, cohort: Cohort, config: Config) -> tuple[MetaVoxel, dict[str, object]]:
+    model = train(cohort, config, folder / "model", resume=s.resume, cache=s.cache, device=s.device, quiet=s.quiet)
+    return model, {"model": "model", "parameters": model.describe()["parameters"], "steps": config.joint.steps,
+                   "batch": config.joint.batch}  # fmt: skip
+
+
+def _asked_by_draws(s: Setting, model: MetaVoxel, about: dict[str, object]) -> Trained:
+    """One question for all that is wanted from the scan, and one for each from the scan and the others."""
+    answers: dict[str, dict[str, np.ndarray]] = {told: {} for told in s.told}
+    for told in s.told:
+        for want in [list(s.study.want)] if told == SCAN else [[name] for name in s.study.want]:
+            given = s.study.others(want[0]) if told == BOTH else []
+            with one_bar(f"{', '.join(want)} from {told}", s.quiet) as report:
+                answers[told] |= by_draws(model, s.study.test, want, given, s.study.seed, report)
+    return Trained(answers, {**about, "draws": DRAWS})
+
+
+BASELINES: dict[str, Callable[[Setting, Path], Trained]] = {
+    "densenet": _dedicated("densenet"), "vit": _dedicated("vit"), "linear": _linear, "trees": _trees,
+    "image-only": _image_only, "continuous-sex": _continuous_sex, "paper": _paper,
+}  # fmt: skip

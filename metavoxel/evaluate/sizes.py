@@ -1,0 +1,49 @@
+"""How large the baselines are, by preset: `tiny` for a CPU, `small` for a GPU, `paper` at the paper's resolution."""
+
+from dataclasses import dataclass
+
+from metavoxel.config import PRESETS, Config, Optimiser, preset
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Settings of every baseline that has any. The grid is that of `joint`."""
+
+    joint: Config
+    """Of the joint model that the baselines are held against; image-only uses it as it is."""
+    paper: Config
+    """Of the paper's network and times; continuous-sex uses it too."""
+    densenet: dict[str, int]
+    """init_features and growth_rate of DenseNet121."""
+    vit: dict[str, int]
+    """patch, width, depth and heads."""
+    dedicated: Optimiser
+    """Training of densenet and vit."""
+    apart: bool
+    """A network of its own for each answer, as in the paper; else one with an outlet for each."""
+
+
+_PAPER = {key: PRESETS["paper"][key] for key in ("times", "clock", "chain", "scaling", "augment")}
+_FULL = {"init_features": 64, "growth_rate": 32}
+
+
+def sizes(name: str) -> Sizes:
+    """The sizes of a preset."""
+    joint = preset(name)
+    if name == "tiny":
+        net = {"architecture": "paper", "widths": (16, 32, 64), "blocks": 1}
+        # full voxels would cost the paper's network hours here: it reads a latent, as in the paper, of half the grid
+        coding = {"codec": "autoencoder", "autoencoder": {"channels": (8, 16), "latent_channels": 4},
+                  "encoding": {"steps": 300, "batch": 8, "rate": 1e-3, "validate_every": 100}}  # fmt: skip
+        slow = preset(name, **_PAPER, **coding, net=net, reading=0,
+                      joint={"steps": 600, "batch": 16, "rate": 1e-3, "validate_every": 200})  # fmt: skip
+        half = {"init_features": 32, "growth_rate": 16}
+        return Sizes(joint, slow, half, {"patch": 8, "width": 192, "depth": 6, "heads": 6},
+                     Optimiser(steps=300, batch=32, rate=1e-3, validate_every=50), apart=False)  # fmt: skip
+    if name == "small":
+        net = {"architecture": "paper", "widths": (128, 256, 384), "blocks": 2, "heads": 8, "context": 256}
+        slow = preset(name, **_PAPER, net=net, joint={"rate": 1e-4})
+        return Sizes(joint, slow, _FULL, {"patch": 8, "width": 384, "depth": 8, "heads": 6},
+                     Optimiser(steps=10_000, batch=16, rate=3e-4, validate_every=500), apart=True)  # fmt: skip
+    return Sizes(joint, joint, _FULL, {"patch": 16, "width": 768, "depth": 12, "heads": 12},
+                 Optimiser(steps=100_000, batch=8, rate=1e-4, validate_every=2000), apart=True)  # fmt: skip

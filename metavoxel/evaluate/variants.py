@@ -1,0 +1,81 @@
+"""The paper's own model and its ablations, each a joint model of another configuration; and its way of asking."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from metavoxel.data.cohort import Cohort
+from metavoxel.data.table import IDENTIFIERS
+from metavoxel.diffusion import Given
+from metavoxel.evaluate.study import Part
+from metavoxel.loading import Progress
+from metavoxel.methods import IMAGE_STEPS
+from metavoxel.model import MetaVoxel
+from metavoxel.schema import Categorical, Continuous
+
+DRAWS = 3
+"""Of which a prediction is the mean or the majority (paper, "Inference")."""
+
+
+def images_alone(cohort: Cohort) -> Cohort:
+    """The cohort without its facts."""
+    kept = [name for name in IDENTIFIERS if name in cohort.table]
+    return replace(cohort, table=cohort.table[kept], columns={})
+
+
+def as_numbers(cohort: Cohort) -> Cohort:
+    """The cohort with each class as the number of its level, from 0 (paper, "Continuous-sex")."""
+    table, columns = cohort.table.copy(), dict(cohort.columns)
+    for name, guess in cohort.columns.items():
+        if guess.is_class and len(guess.levels) > 1:
+            table[name] = table[name].map({level: code for code, level in enumerate(guess.levels)}).astype(float)
+            columns[name] = replace(guess, kind="continuous", levels=(), reason="the number of its level")
+    return replace(cohort, table=table, columns=columns)
+
+
+@torch.no_grad()
+def by_draws(
+    model: MetaVoxel,
+    part: Part,
+    want: Sequence[str],
+    given: Sequence[str] = (),
+    seed: int = 0,
+    progress: Progress = lambda done, total: None,
+    steps: int = IMAGE_STEPS,
+) -> dict[str, np.ndarray]:
+    """Answers by the paper's inference, replacement: of a number the mean of DRAWS draws, of a class each level's share.
+
+    given: facts that are told beside the scans; a cell that is missing is drawn along. A class that the model knows as a
+    number is rounded to the nearest level, draw by draw. NaN for a row without a scan.
+    """
+    cohort = part.cohort if all(model.schema[n].kind == part.schema[n].kind for n in part.schema.names) else as_numbers(
+        part.cohort)  # fmt: skip
+    told = {name: model.schema.scalar(name).encode(cohort.column(name)) for name in given}
+    found: dict[str, np.ndarray] = {}
+    for name in want:
+        variable = part.schema.scalar(name)
+        shape = (len(variable.levels),) if isinstance(variable, Categorical) else ()
+        found[name] = np.full((len(part), *shape), np.nan)
+    for row in range(len(part)):
+        scans = {image.name: cohort.scans[image.name][row] for image in model.schema.images}
+        if any(scans.values()):
+            posterior = model.posterior({name: scan for name, scan in scans.items() if scan is not None})
+            facts = {name: Given(x[row, None].to(model.device)) for name, (x, known) in told.items() if known[row]}
+            asked = replace(posterior, known={**posterior.known, **facts})
+            draws = asked.sample(want, DRAWS, seed + row, steps, method="replacement")
+            for name in want:
+                found[name][row] = _summary(part.schema.scalar(name), draws[name])
+        progress(row + 1, len(part))
+    return found
+
+
+def _summary(variable: Categorical | Continuous, draws: np.ndarray) -> np.ndarray:
+    """Mean () of numbers, shares (levels,) of names of levels or of their numbers."""
+    if isinstance(variable, Continuous):
+        return draws.mean()
+    if draws.dtype != object:
+        codes = np.rint(draws).clip(0, len(variable.levels) - 1).astype(int)
+        draws = np.array(variable.levels, dtype=object)[codes]
+    return np.array([(draws == level).mean() for level in variable.levels])

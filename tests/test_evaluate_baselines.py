@@ -1,0 +1,243 @@
+"""The models that ours is held against: trained on one part, asked about the other, each told what it says it was told."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import metavoxel as mv
+from metavoxel.config import Config, Optimiser
+from metavoxel.data.cohort import Cohort
+from metavoxel.data.phantom import write_cohort
+from metavoxel.data.splits import draw_split
+from metavoxel.errors import MetavoxelError
+from metavoxel.evaluate import baselines
+from metavoxel.evaluate.baselines import BASELINES, RECORD, run_baselines
+from metavoxel.evaluate.classical import linear, trees
+from metavoxel.evaluate.dedicated import ask, features_of, load_dedicated, train_dedicated
+from metavoxel.evaluate.sizes import Sizes, sizes
+from metavoxel.evaluate.study import Study, make_study
+from metavoxel.evaluate.variants import as_numbers, images_alone
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+GRID = {"shape": (32, 32, 32), "spacing": 6.0}
+FEW = {"steps": 2, "batch": 4, "validate_every": 1}
+
+
+def config(**changes: object) -> Config:
+    net = {"widths": (8, 8), "patch": 4, "token_width": 16, "token_depth": 1}
+    return mv.preset("tiny", **GRID, net=net, reading=1, joint=FEW, **changes)
+
+
+def small() -> Sizes:
+    paper = mv.preset("paper", **GRID, codec="identity", joint=FEW,
+                      net={"widths": (8, 8, 8, 8), "blocks": 1, "heads": 2, "context": 8, "attending": 0})  # fmt: skip
+    densenet, vit = {"init_features": 4, "growth_rate": 2}, {"patch": 8, "width": 16, "depth": 1, "heads": 2}
+    return Sizes(config(), paper, densenet, vit, Optimiser(steps=4, batch=4, validate_every=2), apart=False)
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    """30 people on a coarse grid, with gaps in each column."""
+    folder = write_cohort(tmp_path_factory.mktemp("people") / "c", 30, seed=11, diagnosis=True, missing=0.1,
+                          shape=GRID["shape"], spacing=GRID["spacing"])  # fmt: skip
+    return mv.read_cohort(folder)
+
+
+def study(cohort: Cohort, cache: Path, train: int = 24, want: list[str] | None = None) -> Study:
+    rows = np.arange(len(cohort))
+    return make_study(cohort.subset(rows[:train]), cohort.subset(rows[train:]), config(), cache, want)
+
+
+@pytest.fixture(scope="module")
+def made(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All baselines, after a few steps."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("made") / "all"
+    steps = pytest.MonkeyPatch()
+    steps.setattr(baselines, "by_draws", lambda *given: by_few_steps(*given))
+    assert run_baselines(cohort, folder, small(), quiet=True) == {}
+    steps.undo()
+    return folder
+
+
+def by_few_steps(*given: object) -> dict[str, np.ndarray]:
+    from metavoxel.evaluate.variants import by_draws
+
+    return by_draws(*given, steps=2)  # type: ignore[arg-type]
+
+
+def test_every_baseline_answers_in_the_columns_of_predict(made: Path, cohort: Cohort, untrained: Path) -> None:
+    record = json.loads((made / RECORD).read_text())
+    assert set(record["baselines"]) == set(BASELINES) and record["failed"] == {}
+    split = pd.read_csv(made / "split.tsv", sep="\t")
+    asked = set(split["participant_id"][split["part"] == "test"])
+    promised = mv.load(untrained).predict(cohort, ["age", "sex"], draws=0, compare=False).columns
+    for name, about in record["baselines"].items():
+        assert about["training_people"] == 24 and about["seconds"] >= 0
+        assert (about["predictions"] == {}) == (name == "image-only")
+        for file in about["predictions"]:
+            table = pd.read_csv(made / name / file)
+            assert list(table.columns) == list(promised) and set(table["participant_id"]) == asked
+            assert table["age_mean"].between(-50, 200).all()
+            assert np.allclose(table["sex_p_F"] + table["sex_p_M"], 1, atol=1e-4)
+            assert ((table["sex"] == "F") == (table["sex_p_F"] >= 0.5)).all()
+    told = {name: list(about["predictions"].values()) for name, about in record["baselines"].items()}
+    assert told["densenet"] == told["paper"] == ["scan", "scan + others"] and told["trees"] == ["others"]
+
+
+def test_a_run_goes_on_where_it_was_stopped(made: Path, cohort: Cohort, tmp_path: Path) -> None:
+    """Stopped in the middle of a training, and between baselines."""
+    names = ["densenet", "linear"]
+    folder, seen = tmp_path / "b", []
+
+    def stop(*_: object) -> None:
+        seen.append(1)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        from metavoxel.evaluate import dedicated
+
+        real = dedicated.augment
+        patch.setattr(dedicated, "augment", lambda *given: (stop(), real(*given))[1])
+        run_baselines(cohort, folder, small(), only=names, quiet=True)
+    assert run_baselines(cohort, folder, small(), only=names, resume=True, quiet=True) == {}
+    for name in names:
+        assert (folder / name / "predictions.csv").read_text() == (made / name / "predictions.csv").read_text()
+    before = (folder / "linear" / "predictions.csv").stat().st_mtime_ns
+    assert run_baselines(cohort, folder, small(), only=names, resume=True, quiet=True) == {}
+    assert (folder / "linear" / "predictions.csv").stat().st_mtime_ns == before
+    with pytest.raises(MetavoxelError, match="add --resume"):
+        run_baselines(cohort, folder, small(), quiet=True)
+    with pytest.raises(MetavoxelError, match="another want"):
+        run_baselines(cohort, folder, small(), want=["age"], resume=True, quiet=True)
+
+
+def test_one_that_fails_does_not_stop_the_others(cohort: Cohort, tmp_path: Path, run) -> None:
+    table = tmp_path / "facts.tsv"
+    cohort.table.to_csv(table, sep="\t", index=False, na_rep="n/a")
+    status, error = run("baselines", table, "-o", tmp_path / "b", "--only", "vit,trees")
+    assert status == 1 and "vit: " in error and "holds no scan" in error and "trees: done" in error
+    record = json.loads((tmp_path / "b" / RECORD).read_text())
+    assert list(record["baselines"]) == ["trees"] and "holds no scan" in record["failed"]["vit"]
+
+
+def test_bad_input_is_one_line(cohort: Cohort, tmp_path: Path, refused) -> None:
+    for given, said in {
+        ("--only", "forest"): "unknown baseline 'forest'", ("--want", "weight"): "weight is no number or class",
+        ("--fold", "1"): "is of no split", ("--preset", "huge"): "unknown preset",
+    }.items():  # fmt: skip
+        assert said in refused("baselines", cohort.root, "-o", tmp_path / "b", *given)
+    same = cohort.subset([0] * 20)
+    same.table["participant_id"] = [f"sub-{i}" for i in range(20)]
+    split = tmp_path / "leak.tsv"
+    pd.DataFrame({"participant_id": same.participants, "part": ["train", "test"] * 10}).to_csv(split, sep="\t", index=False)
+    with pytest.raises(MetavoxelError, match="sub-0 and sub-1 have the same scan, in two parts"):
+        run_baselines(same, tmp_path / "b", small(), split=split, quiet=True)
+    with pytest.raises(MetavoxelError, match=f"{cohort.participants[19].removeprefix('sub-')}.*leave each in one"):
+        make_study(cohort.subset(range(20)), cohort.subset(range(19, 30)), config(), tmp_path)
+    with pytest.raises(MetavoxelError, match="nobody is left to test on"):
+        study(cohort, tmp_path, train=30)
+    women = cohort.subset(np.flatnonzero(cohort.table["sex"] == "F"))
+    with pytest.raises(MetavoxelError, match="sex is F for all who train"):
+        study(women, tmp_path, 10, ["age", "sex"])
+    assert study(women, tmp_path, 10).want == ("age",)
+
+
+def test_a_single_person_of_a_class_cannot_be_cross_validated(cohort: Cohort, tmp_path: Path) -> None:
+    lone = replace(cohort, table=cohort.table.assign(sex=["M"] + ["F"] * (len(cohort) - 1)))
+    with pytest.raises(MetavoxelError, match="a single person who trains is M"):
+        linear(study(lone, tmp_path, want=["sex"]), told=False)
+
+
+def test_rows_without_a_scan_are_not_answered(cohort: Cohort, tmp_path: Path) -> None:
+    gaps = replace(cohort, scans={"T1w": [None if i % 12 == 0 else path for i, path in enumerate(cohort.scans["T1w"])]})
+    asked = study(gaps, tmp_path)
+    table = asked.test.table(linear(asked, told=True), "no scan")
+    assert table["age_mean"].isna().tolist() == table["sex"].isna().tolist() == [True] + [False] * 5
+    assert table["warning"].tolist() == ["no scan"] + [""] * 5
+
+
+def test_facts_are_told_of_others_only_and_gaps_are_marked(cohort: Cohort, tmp_path: Path) -> None:
+    asked = study(cohort, tmp_path)
+    facts = asked.train.facts(["age", "sex"]).numpy()
+    age, sex = asked.train.cohort.table["age"].to_numpy(float), asked.train.cohort.table["sex"].to_numpy()
+    known = ~np.isnan(age)
+    assert np.allclose(facts[known, 0], (age[known] - age[known].mean()) / age[known].std(), atol=0.02)
+    assert np.array_equal(facts[:, 1] == 1, known) and (facts[~known, 0] == 0).all()
+    assert np.array_equal(facts[:, 2:], np.stack([sex == "F", sex == "M", ~pd.isna(sex)], 1))
+    network = train_dedicated(asked, "densenet", small().densenet, small().dedicated, tmp_path, quiet=True)[0]
+    scans = asked.test.voxels(asked.test.scanned)
+    told = [asked.test.facts(asked.others(name)) for name in network.targets]
+    changed = [fact.clone() for fact in told]
+    changed[1][:, 0] += 1  # what sex is told of age
+    one, two = network.answers(scans, told), network.answers(scans, changed)
+    assert np.array_equal(one["age"], two["age"]) and not np.allclose(one["sex"], two["sex"])
+
+
+def test_a_saved_network_answers_as_before(cohort: Cohort, tmp_path: Path) -> None:
+    asked = study(cohort, tmp_path)
+    for kind, apart in (("densenet", False), ("vit", True)):
+        own = getattr(small(), kind)
+        networks = train_dedicated(asked, kind, own, small().dedicated, tmp_path / kind, apart, quiet=True)
+        again = [load_dedicated(tmp_path / kind / f"network-{i + 1}.safetensors") for i in range(len(networks))]
+        assert [network.targets for network in again] == ([("age",), ("sex",)] if apart else [("age", "sex")])
+        before, after = (ask(made, asked, told=True) for made in (networks, again))
+        assert all(np.array_equal(before[name], after[name], equal_nan=True) for name in before)
+    scans = asked.test.voxels(asked.test.scanned).numpy()
+    assert features_of(again[0], scans[:, 0]).shape == (len(scans), own["width"])
+    with pytest.raises(MetavoxelError, match="on the grid"):
+        features_of(again[0], scans[:, 0, :8])
+
+
+def test_cohorts_of_the_ablations(cohort: Cohort) -> None:
+    coded = as_numbers(cohort)
+    assert coded.columns["sex"].kind == "continuous" and cohort.columns["sex"].is_class
+    male = coded.table["sex"].to_numpy()
+    assert np.array_equal(male == 1, cohort.table["sex"] == "M")
+    assert np.array_equal(np.isnan(male), cohort.table["sex"].isna())
+    alone = images_alone(cohort)
+    assert not alone.columns and list(alone.table) == ["participant_id"] and alone.scans == cohort.scans
+
+
+def test_presets_are_whole() -> None:
+    for name in ("tiny", "small", "paper"):
+        own = sizes(name)
+        assert own.paper.net.architecture == "paper" and not own.paper.times.separate
+        assert (own.paper.shape, own.paper.spacing) == (own.joint.shape, own.joint.spacing)
+        assert own.vit["width"] % own.vit["heads"] == 0
+
+
+def test_trees_use_volumes_where_they_are_measured(cohort: Cohort, tmp_path: Path) -> None:
+    """Volumes that are the age itself are found; a table of other people's rows is refused."""
+    asked = study(cohort, tmp_path, want=["age"])
+    age = pd.Series(cohort.table["age"].to_numpy(float), cohort.table["participant_id"])
+
+    def volumes(part: Cohort) -> pd.DataFrame:
+        people = part.table["participant_id"]
+        return pd.DataFrame({"participant_id": people, "brain_ml": age[people].to_numpy()})
+
+    truth = asked.test.cohort.table["age"].to_numpy(float)
+    errors = {name: np.nanmean(np.abs(found["age"] - truth)) for name, found in
+              {"volumes": trees(asked, False, volumes), "table": trees(asked, True)}.items()}  # fmt: skip
+    assert errors["volumes"] < 0.6 * errors["table"]
+    with pytest.raises(MetavoxelError, match="rows of volumes for"):
+        trees(asked, True, lambda part: volumes(part).iloc[1:])
+
+
+def test_linear_and_dense_networks_beat_a_constant(tmp_path: Path) -> None:
+    people = mv.read_cohort(write_cohort(tmp_path / "c", 200, seed=2))
+    split = draw_split(people, 0.25)
+    split.save(tmp_path / "s.tsv")
+    assert run_baselines(people, tmp_path / "b", split=tmp_path / "s.tsv", only=["linear"], quiet=True) == {}
+    table = pd.read_csv(tmp_path / "b" / "linear" / "predictions.csv").set_index("participant_id")
+    truth = people.table.set_index("participant_id").loc[table.index]
+    constant = np.abs(truth["age"] - truth["age"].median()).mean()
+    assert np.abs(table["age_mean"] - truth["age"]).mean() < 0.75 * constant
+    assert (table["sex"] == truth["sex"]).mean() > 0.6
