@@ -24,7 +24,7 @@ from metavoxel.data.commands import (
     split,
 )
 from metavoxel.errors import MetavoxelError
-from metavoxel.evaluate.commands import baselines
+from metavoxel.evaluate.commands import baselines, evaluate
 from metavoxel.options import names
 from metavoxel.prepare.commands import prepare, restore
 from metavoxel.progress import one_bar, say
@@ -98,6 +98,7 @@ app.command()(datasets)
 app.command()(prepare)
 app.command()(restore)
 app.command()(baselines)
+app.command()(evaluate)
 
 
 @app.command()

@@ -13,8 +13,9 @@ from metavoxel.data.phantom import write_cohort
 from metavoxel.errors import MetavoxelError
 from metavoxel.evaluate.claims import CONSTANT, EXACT
 from metavoxel.evaluate.compare import comparison
+from metavoxel.evaluate.evaluation import Options
 from metavoxel.evaluate.figures import Findings
-from metavoxel.evaluate.run import Options, evaluate, refuse_leak
+from metavoxel.evaluate.run import evaluate, refuse_leak
 
 PEOPLE = 24
 

@@ -1,4 +1,4 @@
-"""The command baselines. Heavy imports stay inside, so that `metavoxel --help` is quick."""
+"""The commands evaluate and baselines. Heavy imports stay inside, so that `metavoxel --help` is quick."""
 
 from pathlib import Path
 from typing import Annotated
@@ -44,3 +44,33 @@ def baselines(
         say(f"{', '.join(failed)} failed; the others and the reasons are in {out / RECORD}")
         raise typer.Exit(1)
     say(f"{out / RECORD}, and the answers beside it")
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Model folder, hf://owner/name, phantom; with --compare: an evaluation.")],
+    cohort: Annotated[Path, typer.Argument(help="BIDS folder or table to judge it on; with --compare: another evaluation.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for report.html, metrics.json and the model card.")],
+    compare: Annotated[bool, typer.Option("--compare", help="Two evaluations side by side, with paired tests.")] = False,
+    split: SplitOption = None,
+    fold: FoldOption = None,
+    training: Annotated[
+        Path | None, typer.Option(help="The cohort that the model was trained on, if it is another one.")
+    ] = None,
+    baselines: Annotated[Path | None, typer.Option(help="What metavoxel baselines wrote, to stand beside.")] = None,
+    by: Annotated[str | None, typer.Option(help="Columns to group people by, besides age, sex and site.")] = None,
+    scans: Annotated[int, typer.Option(min=0, help="Scans to draw; 0: none.")] = 128,
+    radimagenet: Annotated[Path | None, typer.Option(help="Weights of RadImageNet's ResNet-50, for a 2.5-D FID.")] = None,
+    medicalnet: Annotated[Path | None, typer.Option(help="Weights of a MedicalNet, for a 3-D FID.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Of the training data, for the model card.")] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same machine, same figures.")] = 0,
+) -> None:
+    """Whether a model is right: accuracy, calibration, drawn scans, copies, groups -> OUT/report.html, metrics.json."""
+    from metavoxel.evaluate.evaluation import Options
+    from metavoxel.evaluate.run import compare_evaluations
+    from metavoxel.evaluate.run import evaluate as judge
+
+    if compare:
+        compare_evaluations(Path(model), cohort, out, seed)
+        return
+    options = Options(split, fold, training, baselines, names(by) or (), scans, radimagenet, medicalnet, licence, seed)
+    judge(model, cohort, out, options)

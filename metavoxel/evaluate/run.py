@@ -5,14 +5,10 @@ figures are made anew each time.
 """
 
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import pandas as pd
 
 from metavoxel.checkpoint import read_json, write_json
 from metavoxel.data.cohort import Cohort, concat, read_cohort
@@ -20,88 +16,34 @@ from metavoxel.data.splits import part_of, same_scans
 from metavoxel.data.table import bare_id
 from metavoxel.errors import MetavoxelError
 from metavoxel.evaluate.accuracy import accuracy, accuracy_sections
-from metavoxel.evaluate.asking import ask
 from metavoxel.evaluate.calibrated import calibration, calibration_section
 from metavoxel.evaluate.card import card, save_card
-from metavoxel.evaluate.claims import Claim, claims
 from metavoxel.evaluate.coherence import coherence_section, contradictions, retest
-from metavoxel.evaluate.compare import ANSWERS, save_answers
-from metavoxel.evaluate.drawing import Drawn, draw_scans
+from metavoxel.evaluate.compare import ANSWERS, comparison, comparison_page, save_answers
+from metavoxel.evaluate.evaluation import Evaluation, Options
 from metavoxel.evaluate.fairness import fairness, fairness_section, group_columns
 from metavoxel.evaluate.figures import OURS, Findings
-from metavoxel.evaluate.looks import (
-    Gallery,
-    See,
-    as_voxels,
-    copies,
-    copies_section,
-    copy_figures,
-    images,
-    images_section,
-)
+from metavoxel.evaluate.scans import image_sections
 from metavoxel.evaluate.summary import summary_section
-from metavoxel.files import checksum, make_folder, only_one
-from metavoxel.loading import load_images
+from metavoxel.files import atomic_write, checksum, make_folder, only_one
 from metavoxel.model import MetaVoxel, load, resolve
 from metavoxel.page import Report, Section, Table
-from metavoxel.progress import one_bar, say
-from metavoxel.schema import Image
+from metavoxel.progress import say
 from metavoxel.version import __version__
 
 WORK = "work"
 INPUTS = "inputs.json"
-MOST_TRAINING = 2000
-"""Scans that drawn ones are compared with, voxel by voxel."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """split, fold: whose part test is evaluated, and whose part train scans are compared with; training: a cohort instead.
-    by: further columns to group people by. scans: how many are drawn. licence: of the training data."""
-
-    split: Path | None = None
-    fold: int | None = None
-    training: Path | None = None
-    baselines: Path | None = None
-    by: Sequence[str] = ()
-    scans: int = 128
-    licence: str | None = None
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What is evaluated, and everything that has been found out on the way."""
-
-    model: MetaVoxel
-    cohort: Cohort
-    training: Cohort | None
-    work: Path
-    options: Options
-    findings: Findings
-    quiet: bool
-
-    @cached_property
-    def claims(self) -> list[Claim]:
-        with one_bar("asking", self.quiet) as report:
-            answers = ask(self.model, self.cohort, self.work / "answers", self.options.seed, report)
-        return list(claims(answers, self.options.baselines))
-
-    @property
-    def people(self) -> np.ndarray:
-        """(rows,) whose each row is."""
-        return self.cohort.table["participant_id"].to_numpy()
 
 
 def evaluate(
-    model: str | Path, cohort: str | Path, out: str | Path, options: Options = Options(), *, quiet: bool = False
+    model: str | Path, cohort: str | Path, out: str | Path, options: Options | None = None, *, quiet: bool = False
 ) -> Findings:
     """Evaluates a model on a cohort and writes OUT/report.html, metrics.json, model_card.md and .json.
 
     Raises MetavoxelError where somebody is in training and in the test, naming them; where a variable is missing; where OUT
     holds something else.
     """
-    loaded, out = load(model), Path(out)
+    loaded, out, options = load(model), Path(out), options or Options()
     whole = read_cohort(cohort)
     test, _ = part_of(whole, options.split, "test", options.fold)
     training = _training(whole, options)
@@ -122,6 +64,16 @@ def evaluate(
     return run.findings
 
 
+def compare_evaluations(a: Path, b: Path, out: Path, seed: int = 0) -> None:
+    """OUT/comparison.html and comparison.csv of two folders that `evaluate` wrote."""
+    table = comparison(a, b, seed)
+    make_folder(out)
+    with atomic_write(out / "comparison.csv") as file:
+        table.to_csv(file, index=False, float_format="%.6g")
+    comparison_page(table, a, b).save(out / "comparison.html")
+    say(f"{len(table)} differences in {out / 'comparison.html'}")
+
+
 def _chapters(run: Evaluation) -> list[Section]:
     found, seed = run.findings, run.options.seed
     found.add(accuracy(run.claims, run.people, seed))
@@ -132,59 +84,9 @@ def _chapters(run: Evaluation) -> list[Section]:
     if len(run.model.schema.scalars) > 1 and run.model.denoiser.coverage.separate:
         found.add(contradictions(run.model, run.cohort, seed))
     found.add(retest(run.claims, run.cohort))
-    optional = [fairness_section(found, run.claims), coherence_section(found), *_images(run)]
+    optional = [fairness_section(found, run.claims), coherence_section(found), *image_sections(run)]
     main = [summary_section(found, run.claims), *accuracy_sections(found, run.claims)]
     return [*main, calibration_section(found, run.claims, seed), *filter(None, optional)]
-
-
-def _images(run: Evaluation) -> Iterator[Section]:
-    """A section on each image variable's looks, and one on copies where the training people are known."""
-    found, seed, model = run.findings, run.options.seed, run.model
-    if not model.schema.images or run.options.scans == 0:
-        return
-    if not model.denoiser.coverage.separate:
-        found.left_out.append("Drawn scans: a model of one shared time draws them only by the paper's long way.")
-        return
-    with one_bar("drawing", run.quiet) as report:
-        drawn = draw_scans(model, run.cohort, run.work / "drawn", run.options.scans, seed, report)
-    for image in model.schema.images:
-        gallery = _gallery(run, image, drawn)
-        if not gallery.enough:
-            found.left_out.append(f"Looks of {image.name}: too few scans to compare.")
-            continue
-        spaces: dict[str, See] = {"voxels": as_voxels}
-        found.add(images(gallery, spaces, seed))
-        yield images_section(found, gallery, list(spaces))
-        if audits := copies(gallery, spaces, seed):
-            found.add(copy_figures(image.name, audits))
-            yield copies_section(gallery, audits)
-
-
-def _gallery(run: Evaluation, image: Image, drawn: Drawn) -> Gallery:
-    real, people = _scans(run, run.cohort, image)
-    training, whose = (None, None) if run.training is None else _scans(run, run.training, image)
-    if training is not None and len(training) > MOST_TRAINING:
-        run.findings.left_out.append(f"Copies: {MOST_TRAINING} of {len(training)} training scans were compared, at random.")
-        some = np.sort(np.random.default_rng(run.options.seed).permutation(len(training))[:MOST_TRAINING])
-        training, whose = training[some], whose[some] if whose is not None else None
-    captions = [
-        ", ".join(f"{v.name} {_word(cell)}" for v in run.model.schema.scalars if not pd.isna(cell := row[v.name]))
-        for row in run.cohort.table.iloc[: drawn.n].to_dict("records")
-    ]
-    return Gallery(image.name, image.spacing, drawn.scans(image.name), captions, real, people, training, whose)
-
-
-def _scans(run: Evaluation, cohort: Cohort, image: Image) -> tuple[np.ndarray, np.ndarray]:
-    """(n, *shape) of the rows that have a scan, and whose they are; on disk, read once."""
-    with one_bar(f"reading {image.name}", run.quiet) as report:
-        stack = load_images(cohort, image, run.work / "scans", report)
-    rows = np.flatnonzero(stack.present.numpy())
-    voxels = stack.voxels if len(rows) == len(stack) else stack.voxels[rows]
-    return voxels, cohort.table["participant_id"].to_numpy()[rows]
-
-
-def _word(cell: object) -> str:
-    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
 
 
 def _left_out(run: Evaluation) -> None:
