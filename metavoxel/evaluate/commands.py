@@ -48,7 +48,7 @@ def baselines(
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="Folder, hf://owner/name or phantom; with --compare: an evaluation.")],
-    cohort: Annotated[Path, typer.Argument(help="BIDS folder or table to judge it on; with --compare: another evaluation.")],
+    cohort: Annotated[Path, typer.Argument(help="BIDS folder or table; with --compare: another evaluation.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for report.html, metrics.json and the model card.")],
     compare: Annotated[bool, typer.Option("--compare", help="Two evaluations side by side, with paired tests.")] = False,
     split: SplitOption = None,
