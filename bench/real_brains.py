@@ -11,14 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from common import SHARED, clock, record
-from sklearn.linear_model import LogisticRegressionCV, RidgeCV
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 import metavoxel as mv
-from metavoxel.build import infer_schema
 from metavoxel.data.cohort import Cohort
-from metavoxel.loading import load_images
+from metavoxel.evaluate.classical import linear
+from metavoxel.evaluate.study import make_study
 
 CONFIG = mv.preset(
     "tiny", reading=150, validation=0.15, joint={"steps": 300, "batch": 32, "rate": 1e-3, "validate_every": 25}
@@ -32,17 +29,16 @@ def cohort() -> Cohort:
     })  # fmt: skip
 
 
-def answers(train: Cohort, test: Cohort, voxels: tuple[np.ndarray, np.ndarray]) -> pd.DataFrame:
+def answers(train: Cohort, test: Cohort) -> pd.DataFrame:
     """Predictions of every method for the held-out people."""
     with tempfile.TemporaryDirectory() as folder:
         table = mv.train(train, CONFIG, Path(folder) / "m").predict(test, ["age", "sex"])
+        study = make_study(train, test, CONFIG, Path(folder))
+        lines = study.test.table(linear(study, told=False), "")
     age, sex = train.column("age").to_numpy(), train.column("sex").to_numpy()
-    ridge = make_pipeline(StandardScaler(), RidgeCV(np.logspace(2, 7, 11))).fit(voxels[0], age)
-    logistic = make_pipeline(StandardScaler(), LogisticRegressionCV(Cs=np.logspace(-6, 0, 7), max_iter=500))
     return table.assign(
         truth=test.column("age").to_numpy(), sex_truth=test.column("sex").to_numpy(), site=test.column("site").to_numpy(),
-        ridge=ridge.predict(voxels[1]), logistic=logistic.fit(voxels[0], sex).predict(voxels[1]),
-        constant=np.median(age), commonest=pd.Series(sex).mode()[0],
+        ridge=lines["age_mean"], logistic=lines["sex"], constant=np.median(age), commonest=pd.Series(sex).mode()[0],
     )  # fmt: skip
 
 
@@ -50,16 +46,14 @@ def main() -> None:
     folds = int(sys.argv[1]) if len(sys.argv) > 1 else 1
     everyone = cohort()
     figures: dict[str, object] = {}
-    with tempfile.TemporaryDirectory() as scratch, clock(figures, "seconds"):
-        image = infer_schema(everyone, CONFIG).images[0]
-        stack = load_images(everyone, image, Path(scratch)).voxels.astype(np.float32).reshape(len(everyone), -1)
+    with clock(figures, "seconds"):
         row = {person: i for i, person in enumerate(everyone.table["participant_id"])}
         parts = everyone.split([0.2] * 5, seed=0, stratify=["age", "sex", "site"])
         tables = []
         for test in parts[:folds]:
             out = [row[p] for p in test.participants]
             kept = [i for i in range(len(everyone)) if i not in out]
-            tables.append(answers(everyone.subset(kept), test, (stack[kept], stack[out])))
+            tables.append(answers(everyone.subset(kept), test))
     table = pd.concat(tables)
     for name, column in {"metavoxel": "age_mean", "ridge": "ridge", "constant": "constant"}.items():
         errors = (table[column] - table["truth"]).abs()
