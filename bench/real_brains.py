@@ -14,14 +14,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from common import SHARED, clock, record
-from sklearn.linear_model import LogisticRegressionCV, RidgeCV
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 import metavoxel as mv
-from metavoxel.build import infer_schema
 from metavoxel.data.cohort import Cohort
-from metavoxel.loading import load_images
+from metavoxel.evaluate.classical import linear
+from metavoxel.evaluate.study import make_study
 
 CONFIG = mv.preset(
     "tiny", reading=150, validation=0.15, joint={"steps": 300, "batch": 32, "rate": 1e-3, "validate_every": 25}
@@ -40,18 +37,17 @@ def cohort(folder: Path) -> Cohort:
     })  # fmt: skip
 
 
-def answers(train: Cohort, test: Cohort, voxels: tuple[np.ndarray, np.ndarray], init: str | None) -> pd.DataFrame:
+def answers(train: Cohort, test: Cohort, init: str | None) -> pd.DataFrame:
     """Predictions of every method for the held-out people."""
+    config = FURTHER if init else CONFIG
     with tempfile.TemporaryDirectory() as folder:
-        model = mv.train(train, FURTHER if init else CONFIG, Path(folder) / "m", init=init)
-        table = model.predict(test, ["age", "sex"])
+        table = mv.train(train, config, Path(folder) / "m", init=init).predict(test, ["age", "sex"])
+        study = make_study(train, test, config, Path(folder))
+        lines = study.test.table(linear(study, told=False), "")
     age, sex = train.column("age").to_numpy(), train.column("sex").to_numpy()
-    ridge = make_pipeline(StandardScaler(), RidgeCV(np.logspace(2, 7, 11))).fit(voxels[0], age)
-    logistic = make_pipeline(StandardScaler(), LogisticRegressionCV(Cs=np.logspace(-6, 0, 7), max_iter=500))
     return table.assign(
         truth=test.column("age").to_numpy(), sex_truth=test.column("sex").to_numpy(), site=test.column("site").to_numpy(),
-        ridge=ridge.predict(voxels[1]), logistic=logistic.fit(voxels[0], sex).predict(voxels[1]),
-        constant=np.median(age), commonest=pd.Series(sex).mode()[0],
+        ridge=lines["age_mean"], logistic=lines["sex"], constant=np.median(age), commonest=pd.Series(sex).mode()[0],
     )  # fmt: skip
 
 
@@ -63,16 +59,14 @@ def main() -> None:
     options = parser.parse_args()
     everyone = cohort(options.prepared or SHARED)
     figures: dict[str, object] = {}
-    with tempfile.TemporaryDirectory() as scratch, clock(figures, "seconds"):
-        image = infer_schema(everyone, CONFIG).images[0]
-        stack = load_images(everyone, image, Path(scratch)).voxels.astype(np.float32).reshape(len(everyone), -1)
+    with clock(figures, "seconds"):
         row = {person: i for i, person in enumerate(everyone.table["participant_id"])}
         parts = everyone.split([0.2] * 5, seed=0, stratify=["age", "sex", "site"])
         tables = []
         for test in parts[: options.folds]:
             out = [row[p] for p in test.participants]
             kept = [i for i in range(len(everyone)) if i not in out]
-            tables.append(answers(everyone.subset(kept), test, (stack[kept], stack[out]), options.init))
+            tables.append(answers(everyone.subset(kept), test, options.init))
     table = pd.concat(tables)
     for name, column in {"metavoxel": "age_mean", "ridge": "ridge", "constant": "constant"}.items():
         errors = (table[column] - table["truth"]).abs()

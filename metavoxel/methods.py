@@ -21,7 +21,7 @@ from metavoxel.times import Plan, even_plan, facts_plan, images_plan, repaint_pl
 Method = Literal["direct", "replacement", "repaint"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
-SCALAR_STEPS = 10
+SCALAR_STEPS = 15
 IMAGE_STEPS = 50
 """Also the paper's steps for replacement, and repaint's."""
 JUMP = REPEATS = 10

@@ -18,7 +18,7 @@ from metavoxel.codecs import STRICT
 from metavoxel.noise import Noise
 from metavoxel.schema import Image, Observed, Schema, Times, full_level
 
-LOG_SNR = (-2.5, 3.5)
+LOG_SNR = (-2.0, 3.5)
 """log(alpha / sigma) at the second and at the last level of numbers that are walked."""
 
 Plan = Sequence[tuple[float, float]]
@@ -160,8 +160,8 @@ def facts_plan(steps: int) -> list[tuple[float, float]]:
     """From 1 to 0 in steps that are even in log(alpha / sigma) between LOG_SNR, for numbers, whose first step tells little
     and whose last takes what is left. What is told of a number is often a tenth to a half of its sd over people.
 
-    Measured on normal laws, 2M solver, 10 steps: spreads of .1, .2, .45, .7 and 1 come out 6 and 0 % too small and 2, 2 and
-    2 % too large (steps even in t: 47, 23, 5, 2 and 2 % too small)."""
+    On normal laws, by the 2M solver in 15 steps, spreads of .2, .45, .7 and 1 come out right within half a per cent, .1
+    comes out 4 % too small (in 10 steps 1.5 % too large, 5 % too small)."""
     if steps < 3:
         return even_plan(steps)
     low, high = LOG_SNR

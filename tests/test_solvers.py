@@ -130,10 +130,10 @@ def test_few_steps_from_prior_to_data_keep_most_of_the_spread(solver: Solver, le
     assert abs(spreads[1] - 1) < abs(spreads[0] - 1)
 
 
-@pytest.mark.parametrize("share", [0.1, 0.2, 0.45])
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.45, 0.7, 1.0])
 def test_the_default_plan_of_numbers_keeps_their_spread(share: float) -> None:
     """What is told of a number leaves a share of its sd over people; its intervals must be as wide as that."""
     schema, denoiser = Schema([Continuous("x", scale=Standard(0.0, 1.0))]), GaussianOracle(share)
     x = sample(denoiser, schema, {}, ["x"], 20_000, facts_plan(SCALAR_STEPS), DPM2M)["x"]
     assert abs(float(x.mean()) - MEAN) < 0.03 * share
-    assert float(x.std()) / share == pytest.approx(1, abs=0.08 if share < 0.2 else 0.04)
+    assert float(x.std()) / share == pytest.approx(1, abs=0.06 if share < 0.2 else 0.02)

@@ -44,9 +44,7 @@ Volumes = Callable[[Cohort], pd.DataFrame]
 def linear(study: Study, told: bool) -> Answers:
     """Ridge regression of numbers and logistic regression of classes, on the voxels and, if `told`, the other facts."""
     parts = (study.train, study.test)
-    rows = [part.scanned for part in parts]
-    if not len(rows[0]):
-        raise MetavoxelError(f"{study.train.cohort.root}: nobody who trains has a scan")
+    rows = [study.learners, study.test.scanned]
     voxels = [_pooled(part, own) for part, own in zip(parts, rows)]
     found = {}
     for v in study.wanted:

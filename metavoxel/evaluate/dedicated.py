@@ -143,11 +143,12 @@ def train_dedicated(
 
     Same augmentation as the joint model's; the checkpoint is chosen on held-out people of the training part.
     """
-    networks = []
+    networks: list[Dedicated] = []
+    rows = study.learners
     for number, targets in enumerate([[name] for name in study.want] if apart else [list(study.want)], start=1):
         torch.manual_seed(study.seed)
         network = Dedicated(kind, sizes, study.schema, targets).to(device or _device())
-        _fit(network, study, settings, folder / "training", f"{kind}-{number}", resume=resume, quiet=quiet)
+        _fit(network, study, rows, settings, folder / "training", f"{kind}-{number}", resume=resume, quiet=quiet)
         network.save(folder / f"network-{number}.safetensors")
         networks.append(network)
     return networks
@@ -171,12 +172,13 @@ def ask(networks: Sequence[Dedicated], study: Study, told: bool) -> dict[str, np
 
 
 def _fit(
-    network: Dedicated, study: Study, settings: Optimiser, folder: Path, stage: str, *, resume: bool, quiet: bool
-) -> None:
+    network: Dedicated, study: Study, rows: Tensor, settings: Optimiser, folder: Path, stage: str, *, resume: bool,
+    quiet: bool,
+) -> None:  # fmt: skip
+    """Trains on these rows of the training part, less those that choose the checkpoint."""
     part, place = study.train, network.device
-    scanned = part.scanned
-    out = torch.from_numpy(held_out(part.people[scanned.numpy()], study.validation, study.seed))
-    training, validation = scanned[~out], scanned[out]
+    out = torch.from_numpy(held_out(part.people[rows.numpy()], study.validation, study.seed))
+    training, validation = rows[~out], rows[out]
     targets = [part.target(name) for name in network.targets]
     facts = _facts(network, study, part)
 

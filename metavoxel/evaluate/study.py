@@ -118,6 +118,13 @@ class Study:
         return self.train.schema
 
     @property
+    def learners(self) -> Tensor:
+        """The training rows that have a scan. Raises MetavoxelError where there are none."""
+        if not len(self.train.scanned):
+            raise MetavoxelError(f"{self.train.cohort.root}: nobody who trains has a scan; use another split")
+        return self.train.scanned
+
+    @property
     def wanted(self) -> list[Scalar]:
         return [self.schema.scalar(name) for name in self.want]
 

@@ -50,8 +50,8 @@ def by_draws(
     given: facts that are told beside the scans; a cell that is missing is drawn along. A class that the model knows as a
     number is rounded to the nearest level, draw by draw. NaN for a row without a scan.
     """
-    cohort = part.cohort if all(model.schema[n].kind == part.schema[n].kind for n in part.schema.names) else as_numbers(
-        part.cohort)  # fmt: skip
+    same = all(model.schema[name].kind == part.schema[name].kind for name in part.schema.names)
+    cohort = part.cohort if same else as_numbers(part.cohort)
     told = {name: model.schema.scalar(name).encode(cohort.column(name)) for name in given}
     found: dict[str, np.ndarray] = {}
     for name in want:
