@@ -74,7 +74,7 @@ def phantom(
     n: Annotated[int, typer.Option("-n", min=1, help="Number of subjects.")] = 100,
     seed: SeedOption = 0,
     diagnosis: Annotated[
-        bool, typer.Option("--diagnosis", help="Add dementia, acting on hippocampus and ventricles.")
+        bool, typer.Option("--diagnosis", help="Add a diagnosis (control, mci, dementia) and a score (mmse).")
     ] = False,
     missing: Annotated[float, typer.Option(help="Share of the facts to hide at random (0 to 1).")] = 0.0,
     shape: Annotated[str, typer.Option(help="Voxels, X,Y,Z.")] = "32,40,32",

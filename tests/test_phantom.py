@@ -20,7 +20,7 @@ NUMBERS = list(phantom.NUMBERS)
 
 @pytest.fixture(scope="module")
 def people() -> pd.DataFrame:
-    return phantom.subjects(5000, seed=11, diagnosis=True)
+    return phantom.subjects(5000, seed=101, diagnosis=True)
 
 
 def test_a_row_depends_on_seed_and_place_only() -> None:
@@ -122,8 +122,8 @@ def test_given_facts_leave_the_answer_and_sharpen_it(people: pd.DataFrame) -> No
     assert list(phantom.posterior(rows, given=["age", "sex"])) == [
         "participant_id",
         "diagnosis",
-        "diagnosis_p_control",
-        "diagnosis_p_dementia",
+        *(f"diagnosis_p_{level}" for level in phantom.DIAGNOSES),
+        *(f"mmse_{what}" for what in ("mean", "sd", "q05", "q50", "q95")),
     ]
 
 
@@ -153,8 +153,8 @@ def test_cohort_is_bids_and_centred(tmp_path: Path) -> None:
     done: list[int] = []
     out = phantom.write_cohort(tmp_path / "bids", 6, seed=3, diagnosis=True, missing=0.3, on_progress=done.append)
     table = pd.read_csv(out / "participants.tsv", sep="\t")
-    assert list(table) == ["participant_id", "age", "sex", "diagnosis"] and done == [6]
-    assert table["participant_id"].notna().all() and 0 < table.isna().to_numpy().sum() < 18
+    assert list(table) == ["participant_id", "age", "sex", "diagnosis", "mmse"] and done == [6]
+    assert table["participant_id"].notna().all() and 0 < table.isna().to_numpy().sum() < 24
     sidecar = json.loads((out / "participants.json").read_text())
     assert sidecar["age"]["Units"] == "years" and sidecar["sex"]["Levels"] == {"F": "female", "M": "male"}
     truth = pd.read_csv(out / "derivatives" / "phantom" / "posterior.tsv", sep="\t")

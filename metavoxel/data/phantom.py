@@ -2,12 +2,14 @@
 
 The law, top to bottom:
 
-1. age ~ uniform(20, 90) years; sex ~ F or M, half each; diagnosis (optional): dementia, more probable at higher age.
+1. age ~ uniform(20, 90) years; sex ~ F or M, half each; diagnosis (optional): by age (see phantom_disease).
 2. Five anatomical numbers: log(numbers) ~ N(mu(age, sex, diagnosis), D R D), D = diag(sd(age, sex)).
+   With a diagnosis also a score, mmse: by diagnosis and hippocampus.
 3. The image is rendered so that it shows these numbers exactly; what else differs between images (shape, pose,
    contrast, bias field, noise) is independent of age, sex and diagnosis.
 
-So p(age, sex, diagnosis | numbers) is a sum over a grid of closed-form densities, and no model of the images beats it.
+So p(age, sex, diagnosis, mmse | numbers) is a sum over a grid of closed-form densities, and no model of the images beats
+it.
 """
 
 from __future__ import annotations
@@ -25,11 +27,12 @@ import pandas as pd
 import torch
 from scipy.interpolate import PchipInterpolator
 
+from metavoxel.data import phantom_disease as disease
+from metavoxel.data.phantom_disease import DIAGNOSES, SCORE
 from metavoxel.data.phantom_render import NUMBERS, render
 from metavoxel.errors import MetavoxelError
 
 SEXES = ("F", "M")
-DIAGNOSES = ("control", "dementia")
 AGES = (20.0, 90.0)
 AGE_EDGES = np.linspace(*AGES, 281)  # years: the quadrature's cells
 _CENTRES = (AGE_EDGES[:-1] + AGE_EDGES[1:]) / 2
@@ -64,7 +67,6 @@ _CORRELATION = np.array(
         [-0.33, -0.16, -0.17, 0.14, 1.0],
     ]
 )
-_DEMENTIA_EFFECT = np.array([0.0, math.log(1.35), 0.0, 0.0, math.log(0.85)])  # chosen, about Alzheimer's disease's size
 _CHOLESKY = np.linalg.cholesky(_CORRELATION)
 
 
@@ -88,26 +90,22 @@ def _curves() -> tuple[PchipInterpolator, PchipInterpolator]:
 _LOG_MEAN, _LOG_SD = _curves()
 
 
-def _law(age: np.ndarray, male: np.ndarray, dementia: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and sd, (..., 5), of the logs of (ICV, ventricles, CSF, grey, hippocampus); `male`, `dementia`: 0 or 1."""
-    age, male, dementia = np.broadcast_arrays(age, male, dementia)
+def _law(age: np.ndarray, male: np.ndarray, diagnosis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and sd, (..., 5), of the logs of (ICV, ventricles, CSF, grey, hippocampus); `male`: 0 or 1."""
+    age, male, diagnosis = np.broadcast_arrays(age, male, diagnosis)
     icv = np.array([_moments_to_log(np.array(mean), np.array(sd), 0.0) for mean, sd in _ICV.values()])[male]
     mean = np.concatenate([icv[..., :1], _LOG_MEAN(age) + (male[..., None] - 0.5) * _SEX_EFFECT[1:]], axis=-1)
     sd = np.concatenate([icv[..., 1:], _LOG_SD(age)], axis=-1)
-    return mean + dementia[..., None] * _DEMENTIA_EFFECT, sd
-
-
-def _prevalence(age: np.ndarray) -> np.ndarray:
-    """p(dementia | age): 1 % at 40, 8 % at 60, 21 % at 70, 44 % at 80, 71 % at 90 years, as in a memory clinic."""
-    return 1 / (1 + np.exp(-(age - 82.0) / 9.0))
+    return mean + disease.EFFECT[diagnosis], sd
 
 
 def subjects(n: int, seed: int = 0, diagnosis: bool = False) -> pd.DataFrame:
     """Draw `n` people from the law, without images.
 
-    Columns: participant_id, age (years, two decimals), sex (F, M), diagnosis (control, dementia; only if asked for),
-    then NUMBERS: icv_ml; ventricles_percent, brain_percent, hippocampus_percent of the ICV; grey_percent of grey +
-    white. The curves over age are monotone through points that are data at 45, 55, 65, 75 y and extrapolated elsewhere.
+    Columns: participant_id, age (years, two decimals), sex (F, M), only if asked for diagnosis (control, mci, dementia) and
+    mmse (whole, 0 to 30), then NUMBERS: icv_ml; ventricles_percent, brain_percent, hippocampus_percent of the ICV;
+    grey_percent of grey + white. The curves over age are monotone through points that are data at 45, 55, 65, 75 y and
+    extrapolated elsewhere.
     Row i depends on (seed, i) only, not on `n`; without `diagnosis` everybody is a control.
     """
     if n < 1:
@@ -119,47 +117,56 @@ def subjects(n: int, seed: int = 0, diagnosis: bool = False) -> pd.DataFrame:
     normal = np.array([rng.standard_normal(5) for rng in rngs])
     age = np.round(AGES[0] + (AGES[1] - AGES[0]) * uniform[:, 0], 2)
     male = (uniform[:, 1] < 0.5).astype(int)
-    dementia = ((uniform[:, 2] < _prevalence(age)) & diagnosis).astype(int)
-    mean, sd = _law(age, male, dementia)
-    numbers = np.exp(mean + sd * (normal @ _CHOLESKY.T))
+    ill = disease.draw_diagnosis(age, uniform[:, 2]) * diagnosis
+    mean, sd = _law(age, male, ill)
+    residual = normal @ _CHOLESKY.T
+    numbers = np.exp(mean + sd * residual)
     numbers[:, 2] = 100 - numbers[:, 2]
     width = max(4, len(str(n)))
     rows = pd.DataFrame({"participant_id": [f"sub-{i + 1:0{width}d}" for i in range(n)], "age": age})
     rows["sex"] = np.array(SEXES)[male]
     if diagnosis:
-        rows["diagnosis"] = np.array(DIAGNOSES)[dementia]
+        rows["diagnosis"] = np.array(DIAGNOSES)[ill]
+        rows[SCORE] = disease.draw_score(ill, residual[:, 4], np.array([rng.standard_normal() for rng in rngs]))
     return rows.assign(**dict(zip(NUMBERS, numbers.T, strict=True)))
 
 
 def changed(rows: pd.DataFrame, **facts: Any) -> pd.DataFrame:
     """The same people under other facts (age=80, sex="M"): the true counterfactual.
 
-    Each keeps its standing within its age, sex and diagnosis: the hidden numbers' residuals in units of their spread.
+    Each keeps its standing within its age, sex and diagnosis: the residuals of the hidden numbers (and of the score) in
+    units of their spread.
     `render` of the result with the same seed differs from that of `rows` by what the facts change alone.
     """
     _check(rows, ())
     told = rows.assign(**facts)
     _check(told, [name for name in facts if name in told])
+    if SCORE in facts:
+        raise MetavoxelError(f"phantom.changed: {SCORE} follows from the diagnosis; change that")
     numbers = rows[list(NUMBERS)].to_numpy(float, copy=True)
     numbers[:, 2] = 100 - numbers[:, 2]
-    (mean, sd), (new_mean, new_sd) = (_law(*_causes(table)) for table in (rows, told))
+    causes, new_causes = _causes(rows), _causes(told)
+    (mean, sd), (new_mean, new_sd) = _law(*causes), _law(*new_causes)
+    if SCORE in rows:
+        told[SCORE] = disease.score_under(rows[SCORE].to_numpy(), causes[2], new_causes[2])
     numbers = np.exp(new_mean + new_sd * (np.log(numbers) - mean) / sd)
     numbers[:, 2] = 100 - numbers[:, 2]
     return told.assign(**dict(zip(NUMBERS, numbers.T, strict=True)))
 
 
 def _causes(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Age in years; male, dementia: 0 or 1."""
-    dementia = (rows["diagnosis"] == DIAGNOSES[1]) if "diagnosis" in rows else pd.Series(False, index=rows.index)
-    return rows["age"].to_numpy(float), (rows["sex"] == "M").to_numpy(int), dementia.to_numpy(int)
+    """Age in years; male, 0 or 1; which of DIAGNOSES."""
+    ill = rows["diagnosis"].map(DIAGNOSES.index) if "diagnosis" in rows else pd.Series(0, index=rows.index)
+    return rows["age"].to_numpy(float), (rows["sex"] == "M").to_numpy(int), ill.to_numpy(int)
 
 
 def posterior(rows: pd.DataFrame, given: Sequence[str] = ()) -> pd.DataFrame:
-    """The exact p(age, sex[, diagnosis] | anatomy, given) of each row, in the columns that `predict` writes.
+    """The exact p(age, sex[, diagnosis, mmse] | anatomy, given) of each row, in the columns that `predict` writes.
 
-    `rows`: participant_id, NUMBERS and the columns named in `given` (any of age, sex, diagnosis), which are left out of
-    the answer. Diagnosis belongs to the law if and only if `rows` has that column. Quadrature over age by midpoints of
-    cells of a quarter of a year, quantiles by linear interpolation within a cell; sums over sex and diagnosis.
+    `rows`: participant_id, NUMBERS and the columns named in `given` (any of age, sex, diagnosis, mmse), which are left out
+    of the answer. Diagnosis and mmse belong to the law if and only if `rows` has the column diagnosis. Quadrature over age
+    by midpoints of cells of a quarter of a year, quantiles by linear interpolation within a cell; sums over sex, diagnosis
+    and scores. A quantile of the score is the least whole score that is not exceeded with that probability.
     """
     _check(rows, given)
     table = pd.concat([_summary(rows.iloc[i : i + 256], given) for i in range(0, len(rows), 256)])
@@ -169,15 +176,18 @@ def posterior(rows: pd.DataFrame, given: Sequence[str] = ()) -> pd.DataFrame:
 
 def _check(rows: pd.DataFrame, given: Sequence[str]) -> None:
     levels = _levels(rows)
+    known_facts = ["age", *levels, *([SCORE] if "diagnosis" in levels else [])]
     for name in given:
-        if name != "age" and name not in levels:
-            known = ", ".join(["age", *levels])
+        if name not in known_facts:
+            known = ", ".join(known_facts)
             raise MetavoxelError(f"phantom.posterior: given={name!r} is not in this law; choose from {known}")
     if missing := [name for name in ("participant_id", *NUMBERS, *given) if name not in rows]:
         raise MetavoxelError(f"phantom.posterior: no column {', '.join(missing)}; pass rows made by phantom.subjects")
     if len(rows) == 0 or rows[[*NUMBERS, *given]].isna().any(axis=None):
         raise MetavoxelError("phantom.posterior: no rows, or cells without a value; drop the incomplete rows first")
-    for name in set(given) - {"age"}:
+    if SCORE in given and not rows[SCORE].isin(range(disease.BEST + 1)).all():
+        raise MetavoxelError(f"phantom.posterior: {SCORE} has cells that are not whole scores from 0 to {disease.BEST}")
+    for name in set(given) & set(levels):
         if unknown := sorted(set(rows[name]) - set(levels[name])):
             known = ", ".join(levels[name])
             raise MetavoxelError(f"phantom.posterior: {name} has {unknown[0]!r}; its levels are {known}")
@@ -189,31 +199,45 @@ def _levels(rows: pd.DataFrame) -> dict[str, tuple[str, ...]]:
 
 
 def posterior_mass(rows: pd.DataFrame, given: Sequence[str] = ()) -> np.ndarray:
-    """p(age in cell, sex, diagnosis | anatomy, given), (n, cells, 2, 1 or 2), over the cells between AGE_EDGES.
+    """p(age in cell, sex, diagnosis | anatomy, given), (n, cells, 2, 1 or 3), over the cells between AGE_EDGES.
 
-    Memory: 0.1 MB a row. With age given there is one cell, that age.
+    Memory: 0.2 MB a row. With age given there is one cell, that age.
     """
+    return _mass_and_hippocampus(rows, given)[0]
+
+
+def _mass_and_hippocampus(rows: pd.DataFrame, given: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """`posterior_mass`, and in each of its cells the standing of the hippocampi there, in sds."""
     numbers = rows[list(NUMBERS)].to_numpy(float, copy=True)
     numbers[:, 2] = 100 - numbers[:, 2]
     levels = _levels(rows)
     age = rows["age"].to_numpy(float)[:, None] if "age" in given else _CENTRES[None]
     age = age[:, :, None, None]
-    dementia = np.arange(len(levels.get("diagnosis", ("control",))))
-    mean, sd = _law(age, np.arange(2)[:, None], dementia)
-    white = ((np.log(numbers)[:, None, None, None] - mean) / sd) @ np.linalg.inv(_CHOLESKY).T
+    mean, sd = _law(age, np.arange(2)[:, None], np.arange(len(levels.get("diagnosis", ("control",)))))
+    standing = (np.log(numbers)[:, None, None, None] - mean) / sd
+    white = standing @ np.linalg.inv(_CHOLESKY).T
     log_mass = -0.5 * np.square(white).sum(-1) - np.log(sd).sum(-1)
     if "diagnosis" in levels:
-        log_mass = log_mass + np.log(np.where(dementia, _prevalence(age), 1 - _prevalence(age)))
+        log_mass = log_mass + np.log(disease.diagnosis_probabilities(age[..., 0]))
+    if SCORE in given:
+        log_mass = log_mass + _log_score(rows[SCORE].to_numpy(int), standing[..., 4])
     for axis, (name, names) in enumerate(levels.items()):
         if name in given:
             known = rows[name].to_numpy()[:, None] == np.array(names)
             log_mass = np.where(np.expand_dims(known, (1, 3 - axis)), log_mass, -np.inf)
     mass = np.exp(log_mass - log_mass.max((1, 2, 3), keepdims=True))
-    return mass / mass.sum((1, 2, 3), keepdims=True)
+    return mass / mass.sum((1, 2, 3), keepdims=True), standing[..., 4]
+
+
+def _log_score(scores: np.ndarray, hippocampus: np.ndarray) -> np.ndarray:
+    """log p(each row's score | diagnosis, hippocampus), (n, cells, 2, 3)."""
+    pairs = zip(scores, hippocampus, strict=True)
+    p = [disease.score_cdf(score, h) - disease.score_cdf(score - 1, h) for score, h in pairs]
+    return np.log(np.maximum(np.stack(p), 1e-300))  # a score that a diagnosis as good as excludes
 
 
 def _summary(rows: pd.DataFrame, given: Sequence[str]) -> pd.DataFrame:
-    mass = posterior_mass(rows, given)
+    mass, hippocampus = _mass_and_hippocampus(rows, given)
     answer: dict[str, np.ndarray] = {}
     if "age" not in given:
         p = mass.sum((2, 3))
@@ -228,6 +252,14 @@ def _summary(rows: pd.DataFrame, given: Sequence[str]) -> pd.DataFrame:
             p = mass.sum((1, 3 - axis))
             answer[name] = np.array(levels)[p.argmax(1)]
             answer |= {f"{name}_p_{level}": p[:, j] for j, level in enumerate(levels)}
+    if "diagnosis" in rows and SCORE not in given:
+        scores = np.arange(disease.BEST + 1)
+        below = np.stack([(mass * disease.score_cdf(score, hippocampus)).sum((1, 2, 3)) for score in scores], axis=1)
+        p = np.diff(below, prepend=0.0)
+        answer[f"{SCORE}_mean"] = p @ scores
+        answer[f"{SCORE}_sd"] = np.sqrt(np.maximum(p @ scores**2 - answer[f"{SCORE}_mean"] ** 2, 0))
+        # a rounding error below 1 must not make the best score unreachable
+        answer |= {f"{SCORE}_q{q:02d}": (below < q / 100 - 1e-12).sum(1) for q in (5, 50, 95)}
     return pd.DataFrame(answer, index=rows.index)
 
 
@@ -245,7 +277,8 @@ def write_cohort(
 ) -> Path:
     """Write a BIDS folder of `n` phantom scans on a grid of `shape` voxels of `spacing` mm, and return its path.
 
-    `missing`: share of the age, sex and diagnosis cells written `n/a`, at random. `derivatives/phantom/posterior.tsv`
+    `missing`: share of the cells of facts written `n/a`, at random; mmse has more gaps, by age: half of the young were not
+    tested. `derivatives/phantom/posterior.tsv`
     holds the exact posterior of each subject given its anatomy (as `posterior`) and the hidden NUMBERS. `on_progress`
     gets the number of scans written so far. The folder appears when it is complete.
     """
@@ -299,6 +332,9 @@ def _write_tables(bids: Path, rows: pd.DataFrame, seed: int, missing: float) -> 
     facts = rows.drop(columns=["participant_id", *NUMBERS]).astype(object)
     hidden = np.random.default_rng([seed, 0, 2]).random(facts.shape) < missing
     facts = facts.mask(hidden)
+    if SCORE in facts:
+        untested = np.random.default_rng([seed, 0, 3]).random(len(rows)) < disease.untested_probability(rows["age"])
+        facts[SCORE] = facts[SCORE].mask(untested)
     facts.insert(0, "participant_id", rows["participant_id"])
     facts.to_csv(bids / "participants.tsv", sep="\t", index=False, na_rep="n/a")
     table = posterior(rows).merge(rows[["participant_id", *NUMBERS]], on="participant_id")
@@ -308,8 +344,8 @@ def _write_tables(bids: Path, rows: pd.DataFrame, seed: int, missing: float) -> 
         "sex": {"Description": "Sex of the phantom", "Levels": {"F": "female", "M": "male"}},
     }
     if "diagnosis" in rows:
-        levels = {"control": "as in healthy people", "dementia": "smaller hippocampus, larger ventricles"}
-        sidecar["diagnosis"] = {"Description": "Diagnosis of the phantom", "Levels": levels}
+        sidecar["diagnosis"] = {"Description": "Diagnosis of the phantom", "Levels": disease.MEANINGS}
+        sidecar[SCORE] = {"Description": disease.SCORE_MEANING, "Units": "points"}
     numbers = {
         "icv_ml": {"Description": "Intracranial volume", "Units": "ml"},
         "ventricles_percent": {"Description": "Lateral ventricles", "Units": "% of the intracranial volume"},
