@@ -94,7 +94,7 @@ def package(run: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("run", type=Path)
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=4400)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--take", action="store_true", help="do not train: package what the run has saved so far")
     options = parser.parse_args()
