@@ -14,7 +14,7 @@ from torch import Tensor
 from metavoxel.data.cohort import Cohort
 from metavoxel.denoiser import LearnedDenoiser
 from metavoxel.diffusion import Given, encode_once, expect
-from metavoxel.draws import QUANTILES
+from metavoxel.draws import QUANTILES, quantiles
 from metavoxel.errors import MetavoxelError
 from metavoxel.latents import ImageCodec
 from metavoxel.loading import load_scan
@@ -107,7 +107,7 @@ def tabulate(
         answer[f"{name}_mean"] = variable.decode(clean[name]) if linear or not draws else drawn[name].mean(1)
         if draws:
             answer[f"{name}_sd"] = drawn[name].std(1, ddof=1)
-            answer |= {f"{name}_{q}": np.quantile(drawn[name], level, 1) for q, level in QUANTILES.items()}
+            answer |= {f"{name}_{q}": quantiles(drawn[name], level, 1) for q, level in QUANTILES.items()}
     table = pd.DataFrame({key: np.broadcast_to(np.asarray(value), (rows,)) for key, value in answer.items()})
     surprises = {image.name: _surprise(denoiser, image, usual[image.name], known[image.name]) for image in schema.images
                  if image.name in usual and image.name in known}  # fmt: skip

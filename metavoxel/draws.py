@@ -48,10 +48,11 @@ class Draws:
         return self._reals(name).std(0, ddof=1)
 
     def quantile(self, name: str, q: float) -> np.ndarray:
-        return np.quantile(self._reals(name), q, axis=0)
+        """Of a number, or voxel by voxel; see `quantiles`."""
+        return quantiles(self._reals(name), q, 0)
 
     def interval(self, name: str, level: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
-        """The central interval that holds `level` of the draws."""
+        """The central interval that a further draw is in with probability `level`."""
         return self.quantile(name, (1 - level) / 2), self.quantile(name, (1 + level) / 2)
 
     def probability(self, name: str) -> dict[str, float]:
@@ -94,6 +95,12 @@ class Draws:
         if isinstance(self.schema[name], Categorical):
             raise MetavoxelError(f"{name!r} is a class; use probability")
         return self[name]
+
+
+def quantiles(drawn: np.ndarray, q: float, axis: int) -> np.ndarray:
+    """What a further draw is below with probability q: the k-th of n draws stands at k / (n + 1) (Weibull 1939). NumPy's
+    own rule puts it at (k - 1) / (n - 1), and 90 % intervals of 64 exact draws hold 87 %."""
+    return np.quantile(drawn, q, axis, method="weibull")
 
 
 def merge(parts: list[Draws]) -> Draws:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from metavoxel.data.cohort import Cohort
 from metavoxel.data.table import bare_id
+from metavoxel.draws import quantiles
 from metavoxel.errors import MetavoxelError
 from metavoxel.evaluate.asking import NOTHING, SCAN, Answers, given_sets
 from metavoxel.evaluate.figures import CONSTANT, EXACT, OURS
@@ -67,7 +68,7 @@ def claims(answers: Answers, baselines: Path | None) -> Iterator[Claim]:
                 yield from _some(Claim(OURS, given, v, rows, truth[rows], answers.probabilities(v.name, given)[rows]))
             else:
                 told, draws = answers.mean(v.name, given)[rows], answers.draws(v.name, given)[rows]
-                low_high = np.quantile(draws, [0.05, 0.95], axis=1).T
+                low_high = np.stack([quantiles(draws, q, 1) for q in (0.05, 0.95)], 1)
                 yield from _some(Claim(OURS, given, v, rows, truth[rows], told, draws, low_high))
         yield from _some(_constant(answers, v, truth))
         for who, table in tables.items():

@@ -18,7 +18,7 @@ from metavoxel.prepare.qc_page import write_page
 from metavoxel.prepare.task import Task, read_record
 
 VOLUME_ML = (800.0, 2000.0)  # of adults' brains, cerebrospinal fluid in part included
-LEAST_OVERLAP = 0.89  # of 122 aligned adults, 121 reached .90 to .95, one with its neck left on .887; nodding heads .87 to .89
+LEAST_OVERLAP = 0.89  # 121 of 122 aligned adults reached .90 to .95, one with neck left on .887; nodding heads .87 to .89
 MOST_CUT_CM2 = 2.0
 LEAST_SIGNAL_TO_NOISE = 5.0
 LEAST_SCANS = 10  # fewer have no spread to stand out from
