@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from metavoxel.config import Config
 from metavoxel.data.cohort import Cohort
 from metavoxel.data.splits import draw_split, part_of
 from metavoxel.errors import MetavoxelError
+from metavoxel.evaluate.anatomy import cohort_volumes
 from metavoxel.evaluate.classical import Volumes, linear, trees
 from metavoxel.evaluate.dedicated import ask, train_dedicated
 from metavoxel.evaluate.sizes import Sizes, sizes
@@ -80,8 +82,9 @@ def run_baselines(
     that failed, with the reason: one that fails does not stop the others.
 
     split, fold: as for `train`, and its other part is answered; without a split one is drawn and kept as out/split.tsv.
-    want: default age and sex. volumes: measures a cohort's anatomy, for trees. resume: go on with a stopped run of the
-    same people and preset; what is finished is kept. Raises MetavoxelError where the study itself makes no sense.
+    want: default age and sex. volumes: measures a cohort's anatomy, for trees; default: `cohort_volumes` of its first 3-D
+    image. resume: go on with a stopped run of the same people and preset; what is finished is kept. Raises MetavoxelError
+    where the study itself makes no sense.
     """
     names = list(only or BASELINES)
     if unknown := [name for name in names if name not in BASELINES]:
@@ -98,6 +101,9 @@ def run_baselines(
     test_part, _ = part_of(cohort, split, "test", fold)
     with nullcontext(cache) if cache else tempfile.TemporaryDirectory(dir=make_folder(folder), prefix="cache-") as scratch:
         study = make_study(train_part, test_part, chosen.joint, Path(scratch), want, seed, quiet)
+        image = next((image for image in study.schema.images if len(image.shape) == 3), None)
+        if volumes is None and image is not None:
+            volumes = partial(cohort_volumes, image=image)
         setting = Setting(study, chosen, Path(scratch), volumes, device, resume, quiet)
         record = _record(folder, cohort, study, taken, preset if isinstance(preset, str) else "own sizes")
         if not quiet:
