@@ -77,7 +77,8 @@ def test_a_stopped_run_goes_on_to_the_same_figures(report, cohort, strangers, tm
 
 def test_a_model_beside_itself_does_not_differ_and_beside_a_worse_one_does(report, tmp_path):
     same = comparison(report, report)
-    assert (same["difference"] == 0).all() and (same["p"] == 1).all()
+    told = same.dropna(subset="difference")  # answers to nothing are all alike, and have no r
+    assert len(told) > 10 and (told["difference"] == 0).all() and (told["p"] == 1).all()
     worse = tmp_path / "worse"
     shutil.copytree(report / "answers", worse / "answers")
     table = pd.read_csv(worse / "answers" / "age.csv")
@@ -103,7 +104,7 @@ def test_people_of_the_training_are_refused_by_name(cohort, tmp_path):
     [
         (lambda table: table.drop(columns="sex"), "lacks sex, which the model was trained on"),
         (lambda table: table.assign(sex="X"), "sex.*unknown level 'X'"),
-        (lambda table: table.iloc[:0], "no such|empty|without"),
+        (lambda table: table.iloc[:0], "the table has no rows"),
     ],
 )
 def test_a_cohort_that_cannot_be_evaluated(run, cohort, tmp_path, spoil, says):
@@ -113,7 +114,7 @@ def test_a_cohort_that_cannot_be_evaluated(run, cohort, tmp_path, spoil, says):
     spoil(table).to_csv(folder / "participants.tsv", sep="\t", index=False, na_rep="n/a")
     status, error = run("evaluate", "phantom", folder, "-o", tmp_path / "out")
     assert status == 2 and pd.Series([error]).str.contains(says).all(), error
-    assert error.count("\n") <= 1 and not (tmp_path / "out" / "report.html").exists()
+    assert len(error.strip().splitlines()) == 1 and not (tmp_path / "out" / "report.html").exists()
 
 
 def test_one_person_and_one_class_are_said_to_be_too_few(cohort, tmp_path):

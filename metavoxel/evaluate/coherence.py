@@ -12,14 +12,14 @@ from metavoxel.model import MetaVoxel
 from metavoxel.page import Section, Table
 
 SECTION = "coherence"
-MOST_PEOPLE = 100
-"""Whom the model is asked about for its contradictions: each takes hundreds of draws."""
+MOST_PEOPLE, DRAWS = 50, 128
+"""Of the question of contradictions, which takes as long as all others: 50 steps a draw."""
 
 
 def contradictions(model: MetaVoxel, cohort: Cohort, seed: int) -> Iterator[Figure]:
     """`MetaVoxel.consistency`; metric: "gap through WAY"."""
     some = cohort.subset(range(min(MOST_PEOPLE, len(cohort))))
-    for row in model.consistency(some, seed=seed).to_dict("records"):
+    for row in model.consistency(some, draws=DRAWS, seed=seed).to_dict("records"):
         yield Figure(SECTION, str(row["variable"]), f"gap through {row['through']}", float(row["gap"]), n=int(row["rows"]))
 
 

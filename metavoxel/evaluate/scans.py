@@ -53,6 +53,8 @@ def _gallery(run: Evaluation, image: Image, drawn: Drawn) -> Gallery:
         run.findings.left_out.append(f"Copies: {MOST_TRAINING} of {len(training)} training scans were compared, at random.")
         some = np.sort(np.random.default_rng(run.options.seed).permutation(len(training))[:MOST_TRAINING])
         training, whose = training[some], whose[some] if whose is not None else None
+    if whose is not None and run.training is not None and run.training.root != run.cohort.root:
+        whose = np.array([f"{run.training.root.name}/{person}" for person in whose])  # sub-01 of two studies are two people
     captions = [
         ", ".join(f"{v.name} {_word(cell)}" for v in run.model.schema.scalars if not pd.isna(cell := row[v.name]))
         for row in run.cohort.table.iloc[: drawn.n].to_dict("records")
