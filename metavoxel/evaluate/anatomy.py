@@ -8,7 +8,7 @@ The shares, the tissues' brightness and the noise are found in turns (EM).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from functools import lru_cache
 from itertools import combinations_with_replacement
 
@@ -201,7 +201,7 @@ def volumes(
     upright within some 20 degrees; affine (4, 4): voxel index -> mm, right, anterior, superior. Raises MetavoxelError on a
     scan that is not 3-D or not finite. About 0.05 CPU-seconds a scan at 5 mm.
     """
-    total = len(voxels) if hasattr(voxels, "__len__") else 0
+    total = len(voxels) if isinstance(voxels, Sized) else 0
     rows = []
     for row, scan in enumerate(voxels):
         array = np.asarray(scan, dtype=np.float32)
