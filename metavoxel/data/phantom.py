@@ -334,8 +334,8 @@ def _write_tables(bids: Path, rows: pd.DataFrame, seed: int, missing: float) -> 
     hidden = np.random.default_rng([seed, 0, 2]).random(facts.shape) < missing
     facts = facts.mask(hidden)
     if SCORE in facts:
-        untested = np.random.default_rng([seed, 0, 3]).random(len(rows)) < disease.untested_probability(rows["age"].to_numpy())
-        facts[SCORE] = facts[SCORE].mask(untested)
+        untested = disease.untested_probability(rows["age"].to_numpy())
+        facts[SCORE] = facts[SCORE].mask(np.random.default_rng([seed, 0, 3]).random(len(rows)) < untested)
     facts.insert(0, "participant_id", rows["participant_id"])
     facts.to_csv(bids / "participants.tsv", sep="\t", index=False, na_rep="n/a")
     table = posterior(rows).merge(rows[["participant_id", *NUMBERS]], on="participant_id")
