@@ -254,7 +254,8 @@ def _summary(rows: pd.DataFrame, given: Sequence[str]) -> pd.DataFrame:
             answer |= {f"{name}_p_{level}": p[:, j] for j, level in enumerate(levels)}
     if "diagnosis" in rows and SCORE not in given:
         scores = np.arange(disease.BEST + 1)
-        below = np.stack([(mass * disease.score_cdf(int(score), hippocampus)).sum((1, 2, 3)) for score in scores], axis=1)
+        cdfs = (disease.score_cdf(int(score), hippocampus) for score in scores)
+        below = np.stack([(mass * cdf).sum((1, 2, 3)) for cdf in cdfs], axis=1)
         p = np.diff(below, prepend=0.0)
         answer[f"{SCORE}_mean"] = p @ scores
         answer[f"{SCORE}_sd"] = np.sqrt(np.maximum(p @ scores**2 - answer[f"{SCORE}_mean"] ** 2, 0))
@@ -333,9 +334,8 @@ def _write_tables(bids: Path, rows: pd.DataFrame, seed: int, missing: float) -> 
     hidden = np.random.default_rng([seed, 0, 2]).random(facts.shape) < missing
     facts = facts.mask(hidden)
     if SCORE in facts:
-        unlikely = disease.untested_probability(rows["age"].to_numpy())
-        untested = np.random.default_rng([seed, 0, 3]).random(len(rows)) < unlikely
-        facts[SCORE] = facts[SCORE].mask(untested)
+        untested = disease.untested_probability(rows["age"].to_numpy())
+        facts[SCORE] = facts[SCORE].mask(np.random.default_rng([seed, 0, 3]).random(len(rows)) < untested)
     facts.insert(0, "participant_id", rows["participant_id"])
     facts.to_csv(bids / "participants.tsv", sep="\t", index=False, na_rep="n/a")
     table = posterior(rows).merge(rows[["participant_id", *NUMBERS]], on="participant_id")

@@ -1,0 +1,161 @@
+"""Whether drawn scans match what was asked of them: judged by predictors trained on real scans, by curves of volumes over
+age, and by what a predictor trained on drawn scans knows of real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from scipy.stats import wasserstein_distance
+from sklearn.decomposition import IncrementalPCA
+from sklearn.linear_model import LogisticRegression, RidgeCV
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import gen_batches
+
+from metavoxel.errors import MetavoxelError
+
+Predictor = Callable[[np.ndarray], np.ndarray]
+"""Scans (n, *shape) -> numbers or levels (n,)."""
+Fit = Callable[[np.ndarray, np.ndarray], Predictor]
+"""Scans (n, *shape), numbers or levels (n,) -> a predictor."""
+Sample = tuple[np.ndarray, pd.DataFrame]
+"""Scans (n, *shape) and the facts beside them, n rows."""
+
+COMPONENTS, BATCH = 100, 256
+SHUFFLES = 50
+
+
+def linear_fit(scans: np.ndarray, truth: np.ndarray) -> Predictor:
+    """Ridge (numbers) or logistic regression (levels) on the scans' principal components, read batch by batch."""
+    components = min(COMPONENTS, len(scans) - 1)
+
+    def batches(voxels: np.ndarray) -> list[np.ndarray]:
+        parts = gen_batches(len(voxels), BATCH, min_batch_size=min(components, len(voxels)))
+        return [np.asarray(voxels[part], dtype=np.float32).reshape(part.stop - part.start, -1) for part in parts]
+
+    pca = IncrementalPCA(components)
+    for part in batches(scans):
+        pca.partial_fit(part)
+
+    def reduced(voxels: np.ndarray) -> np.ndarray:
+        return np.concatenate([pca.transform(part) for part in batches(voxels)])
+
+    numeric = np.issubdtype(np.asarray(truth).dtype, np.number)
+    model = RidgeCV(np.logspace(-2, 4, 13)) if numeric else LogisticRegression(C=0.1, max_iter=2000)
+    fitted = make_pipeline(StandardScaler(), model).fit(reduced(scans), truth)
+    return lambda voxels: fitted.predict(reduced(voxels))
+
+
+def agreement(truth: pd.Series, said: np.ndarray) -> dict[str, float]:
+    """Of a number: mae, r; of a class: accuracy (the recognised share), balanced_accuracy. NaN where r has no meaning."""
+    if pd.api.types.is_numeric_dtype(truth):
+        known, answers = truth.to_numpy(float), np.asarray(said, dtype=float)
+        varies = min(np.ptp(known), np.ptp(answers)) > 0
+        r = float(np.corrcoef(known, answers)[0, 1]) if varies else float("nan")
+        return {"mae": float(np.abs(known - answers).mean()), "r": r}
+    levels, recognised = truth.to_numpy(str), np.asarray(said, dtype=str)
+    return {
+        "accuracy": float((levels == recognised).mean()),
+        "balanced_accuracy": float(balanced_accuracy_score(levels, recognised)),
+    }
+
+
+def match(judges: Mapping[str, Predictor], drawn: Sample, real: Sample) -> pd.DataFrame:
+    """How well each fact is read off the scans drawn for it, beside real scans of people with that fact, which set the bar.
+
+    judges: variable -> a predictor that has seen neither. Rows variable, metric, drawn, real, as `agreement` names them.
+    """
+    rows = []
+    for name, judge in judges.items():
+        of_drawn, of_real = (agreement(*_told(judge, sample, name)) for sample in (drawn, real))
+        rows += [{"variable": name, "metric": key, "drawn": of_drawn[key], "real": of_real[key]} for key in of_drawn]
+    return pd.DataFrame(rows)
+
+
+def train_on_drawn(drawn: Sample, real: Sample, test: Sample, names: Sequence[str], fit: Fit = linear_fit) -> pd.DataFrame:
+    """What predictors of each variable, trained by `fit`, know of real `test` scans: rows variable, training (real, drawn,
+    both), metric, value. Rows without the fact are left out."""
+    rows = []
+    for name in names:
+        some = {"real": _known(real, name), "drawn": _known(drawn, name)}
+        both = tuple(np.concatenate([some["real"][i], some["drawn"][i]]) for i in range(2))
+        for training, (scans, truth) in {**some, "both": both}.items():
+            scores = agreement(*_told(fit(scans, truth), test, name))
+            rows += [{"variable": name, "training": training, "metric": key, "value": x} for key, x in scores.items()]
+    return pd.DataFrame(rows)
+
+
+def _known(sample: Sample, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Scans and values of the rows where the fact is known."""
+    scans, facts = sample
+    if name not in facts:
+        raise MetavoxelError(f"there is no column {name!r} beside the scans; there are {', '.join(map(str, facts))}")
+    if len(scans) != len(facts):
+        raise MetavoxelError(f"{len(scans)} scans with {len(facts)} rows of facts; give a row a scan")
+    rows = np.flatnonzero(facts[name].notna())
+    if len(rows) < 2:
+        raise MetavoxelError(f"{name}: known of {len(rows)} scans; at least 2 are needed")
+    return (scans if len(rows) == len(scans) else scans[rows]), facts[name].to_numpy()[rows]
+
+
+def _told(judge: Predictor, sample: Sample, name: str) -> tuple[pd.Series, np.ndarray]:
+    scans, truth = _known(sample, name)
+    return pd.Series(truth), judge(scans)
+
+
+def compare_curves(
+    drawn: pd.DataFrame, real: pd.DataFrame, volumes: Sequence[str], group: str | None = "sex", seed: int = 0
+) -> pd.DataFrame:
+    """Volumes over age, of drawn scans against real ones: a row a volume.
+
+    drawn, real: columns age, `group` and `volumes` (positive; rows with gaps are left out). The line is least squares of
+    log volume on age and group. slope_drawn, slope_real, their standard errors (se_...), slope_ratio; spread_ratio: of the
+    sds about the line; for each level of `group`, wasserstein_LEVEL: distance between the volumes in sds of the real ones,
+    and chance_LEVEL: its mean when drawn and real are shuffled, the floor.
+    """
+    wanted = ["age", *([group] if group else []), *volumes]
+    for which, table in (("drawn", drawn), ("real", real)):
+        if missing := [name for name in wanted if name not in table]:
+            fix = f"pass {', '.join(wanted)}"
+            raise MetavoxelError(f"compare_curves: the {which} scans have no column {missing[0]!r}; {fix}")
+    rng, rows = np.random.default_rng(seed), []
+    levels = sorted(set(pd.concat([drawn[group], real[group]]).dropna())) if group else []
+    for name in volumes:
+        tables = [table[(table[name] > 0) & table[wanted].notna().all(axis=1)] for table in (drawn, real)]
+        (slope, error, spread), (true_slope, true_error, true_spread) = (_line(t, name, group, levels) for t in tables)
+        row = {
+            "volume": name, "n_drawn": len(tables[0]), "n_real": len(tables[1]), "slope_drawn": slope, "se_drawn": error,
+            "slope_real": true_slope, "se_real": true_error, "slope_ratio": slope / true_slope,
+            "spread_ratio": spread / true_spread,
+        }  # fmt: skip
+        for level in levels:
+            made, found = (t.loc[t[group] == level, name].to_numpy(float) for t in tables)
+            row |= dict(zip((f"wasserstein_{level}", f"chance_{level}"), _distance(made, found, rng), strict=True))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _line(table: pd.DataFrame, name: str, group: str | None, levels: Sequence[str]) -> tuple[float, float, float]:
+    """Slope of the log a year, its standard error, and the sd about the line."""
+    inside = [(table[group] == level).to_numpy(float) for level in levels] if group else [np.ones(len(table))]
+    design = np.stack([table["age"].to_numpy(float), *(column for column in inside if column.any())], axis=1)
+    free = len(table) - design.shape[1]
+    if free < 1 or np.linalg.matrix_rank(design) < design.shape[1]:
+        raise MetavoxelError(f"compare_curves: {len(table)} scans with a {name} are too few, or of one age, for a line")
+    logs = np.log(table[name].to_numpy(float))
+    weights = np.linalg.lstsq(design, logs, rcond=None)[0]
+    spread = float(np.sqrt(np.square(logs - design @ weights).sum() / free))
+    return float(weights[0]), spread * float(np.sqrt(np.linalg.inv(design.T @ design)[0, 0])), spread
+
+
+def _distance(drawn: np.ndarray, real: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
+    """Wasserstein distance in sds of the real values, and its mean over shuffles of the two; NaN of too few."""
+    if len(drawn) < 2 or len(real) < 2:
+        return float("nan"), float("nan")
+    unit, both = real.std(ddof=1), np.concatenate([drawn, real])
+    shuffled = (rng.permutation(both) for _ in range(SHUFFLES))
+    chance = np.mean([wasserstein_distance(mixed[: len(drawn)], mixed[len(drawn) :]) for mixed in shuffled])
+    return float(wasserstein_distance(drawn, real) / unit), float(chance / unit)

@@ -1,0 +1,102 @@
+"""Do drawn scans match their request: against closed forms, and on phantoms that obey, or do not."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+
+from metavoxel.data import phantom
+from metavoxel.data.phantom_render import render
+from metavoxel.errors import MetavoxelError
+from metavoxel.evaluate.requests import agreement, compare_curves, linear_fit, match, train_on_drawn
+
+
+def world(n: int, slope: float, spread: float, seed: int, more_in_men: float = 0.2) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    age, sex = rng.uniform(20, 90, n), rng.choice(["F", "M"], n)
+    logs = 3 + slope * age + more_in_men * (sex == "M") + spread * rng.standard_normal(n)
+    return pd.DataFrame({"age": age, "sex": sex, "ventricles_ml": np.exp(logs)})
+
+
+def test_curves_are_those_of_the_law() -> None:
+    drawn, real = world(4000, 0.01, 0.15, 1), world(4000, 0.02, 0.3, 2)
+    row = compare_curves(drawn, real, ["ventricles_ml"]).iloc[0]
+    assert row["slope_real"] == pytest.approx(0.02, abs=4 * row["se_real"])
+    assert row["slope_ratio"] == pytest.approx(0.5, abs=0.02) and row["spread_ratio"] == pytest.approx(0.5, abs=0.02)
+    design = np.stack([np.ones(4000), real["age"], real["sex"] == "M"], axis=1).astype(float)  # another coding
+    logs = np.log(real["ventricles_ml"])
+    line, left, *_ = np.linalg.lstsq(design, logs, rcond=None)
+    assert row["slope_real"] == pytest.approx(line[1])
+    assert row["se_real"] == pytest.approx(np.sqrt(left[0] / 3997 * np.linalg.inv(design.T @ design)[1, 1]))
+    for sex in "FM":
+        a, b = (np.sort(t.loc[t["sex"] == sex, "ventricles_ml"]) for t in (drawn, real))
+        q = (np.arange(20_000) + 0.5) / 20_000  # the distance is the mean gap between the quantiles
+        gap = np.abs(np.quantile(a, q, method="inverted_cdf") - np.quantile(b, q, method="inverted_cdf")).mean()
+        assert row[f"wasserstein_{sex}"] == pytest.approx(gap / b.std(ddof=1), rel=0.01)
+        assert row[f"wasserstein_{sex}"] > 5 * row[f"chance_{sex}"]
+    same = compare_curves(world(500, 0.02, 0.3, 3), real.head(500), ["ventricles_ml"]).iloc[0]
+    assert same["wasserstein_F"] < 3 * same["chance_F"] and abs(same["slope_drawn"] - 0.02) < 4 * same["se_drawn"]
+    gaps = pd.concat([drawn, drawn.head(9).assign(ventricles_ml=np.nan), drawn.head(9).assign(sex=None)])
+    assert compare_curves(gaps, real, ["ventricles_ml"]).iloc[0]["slope_drawn"] == pytest.approx(row["slope_drawn"])
+
+
+def test_agreement_is_what_its_names_say() -> None:
+    truth, said = pd.Series([30.0, 50.0, 80.0]), np.array([35.0, 45.0, 70.0])
+    assert agreement(truth, said) == {"mae": pytest.approx(20 / 3), "r": pytest.approx(stats.pearsonr(truth, said)[0])}
+    assert np.isnan(agreement(pd.Series([50.0, 50.0]), np.array([48.0, 55.0]))["r"])
+    got = agreement(pd.Series(["F", "F", "F", "M"]), np.array(["F", "F", "M", "M"]))
+    assert got == {"accuracy": 0.75, "balanced_accuracy": pytest.approx((2 / 3 + 1) / 2)}
+
+
+@pytest.fixture(scope="module")
+def scans() -> tuple[np.ndarray, pd.DataFrame]:
+    people = phantom.subjects(360, 5)
+    voxels = torch.cat(list(render(people, seed=5, device="cpu")))[:, 0, ::2, ::2, ::2]
+    return voxels.half().numpy(), people[["age", "sex"]]
+
+
+def test_judges_tell_scans_that_obey_from_scans_that_do_not(scans: tuple[np.ndarray, pd.DataFrame]) -> None:
+    voxels, facts = scans
+    train, held_out, drawn = slice(0, 240), slice(240, 300), slice(300, 360)
+    judges = {name: linear_fit(voxels[train], facts[name][train].to_numpy()) for name in ("age", "sex")}
+    real = (voxels[held_out], facts[held_out])
+    obedient = match(judges, (voxels[drawn], facts[drawn]), real).set_index(["variable", "metric"])
+    shuffled = facts[drawn].sample(frac=1, random_state=0)
+    deaf = match(judges, (voxels[drawn], shuffled), real).set_index(["variable", "metric"])
+    assert obedient.loc[("age", "mae"), "drawn"] < 13 < deaf.loc[("age", "mae"), "drawn"]
+    assert obedient.loc[("age", "r"), "drawn"] > 0.6 > 0.4 > deaf.loc[("age", "r"), "drawn"]
+    assert obedient.loc[("sex", "accuracy"), "drawn"] > 0.6 and obedient.loc[("sex", "accuracy"), "real"] > 0.6
+    assert obedient["real"].equals(deaf["real"])
+
+
+def test_training_on_drawn_scans_is_worth_what_they_show(scans: tuple[np.ndarray, pd.DataFrame]) -> None:
+    voxels, facts = scans
+    real, test = (voxels[:120], facts[:120]), (voxels[300:], facts[300:])
+    gap = facts[120:300].reset_index(drop=True)
+    gap.loc[:4, "age"] = np.nan
+    table = train_on_drawn((voxels[120:300], gap), real, test, ["age", "sex"])
+    assert list(table["training"].unique()) == ["real", "drawn", "both"] and len(table) == 12
+    wrong = facts[120:300].sample(frac=1, random_state=1)
+    misled = train_on_drawn((voxels[120:300], wrong), real, test, ["age"])
+    by_age = (t[(t["variable"] == "age") & (t["metric"] == "r")] for t in (table, misled))
+    r, r_misled = (t.set_index("training")["value"] for t in by_age)
+    assert r["drawn"] > 0.6 and r["both"] > 0.6 and r_misled["drawn"] < 0.4 and r["real"] == r_misled["real"]
+    constant = train_on_drawn(real, real, test, ["age"], fit=lambda x, y: lambda v: np.full(len(v), y.mean()))
+    mae = np.abs(test[1]["age"] - real[1]["age"].mean()).mean()
+    assert constant.loc[constant["metric"] == "mae", "value"].tolist() == [pytest.approx(mae)] * 3
+
+
+def test_mistakes_are_told(scans: tuple[np.ndarray, pd.DataFrame]) -> None:
+    voxels, facts = scans
+    one = voxels[:9], facts[:9]
+    table = world(9, 0.01, 0.1, 0)
+    for message, call in {
+        "no column 'mmse' beside": lambda: train_on_drawn(one, one, one, ["mmse"]),
+        "9 scans with 8 rows": lambda: train_on_drawn(one, (voxels[:9], facts[:8]), one, ["age"]),
+        "known of 0 scans": lambda: train_on_drawn(one, (voxels[:9], facts[:9].assign(age=np.nan)), one, ["age"]),
+        "drawn scans have no column 'sex'": lambda: compare_curves(table.drop(columns="sex"), table, ["ventricles_ml"]),
+        "of one age": lambda: compare_curves(table.assign(age=50.0), table, ["ventricles_ml"]),
+    }.items():
+        with pytest.raises(MetavoxelError, match=message):
+            call()
