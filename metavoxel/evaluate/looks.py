@@ -22,22 +22,22 @@ SHOWN_FIGURES = ("fid", "kid", "mmd", "precision", "recall", "density", "coverag
 LEAST_P = 0.01
 
 See = Callable[[np.ndarray], Mapping[str, np.ndarray]]
-"""Scans (n, *shape) -> features (m, d) of each plane, or of the whole under one name; figures are means over these."""
+"""Scans (n, *shape) -> features (m, d) of each plane, or of the whole under one name; figures are means over them."""
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Scans of one image variable on the model's grid, (n, *shape): `made` for the facts of the first rows of the test;
-    `real` ones of the test; `training`, those of training people, or None where these are not known."""
+    """Scans of one image variable on the model's grid, (n, *shape), and the tables' rows that they belong to: `made` for
+    the facts of the first rows of the test; `real` ones of the test; `training`, those of training people, None if unknown."""
 
     name: str
     spacing: Sequence[float]
     made: np.ndarray
-    captions: Sequence[str]
+    made_rows: pd.DataFrame
     real: np.ndarray
-    real_people: np.ndarray
+    real_rows: pd.DataFrame
     training: np.ndarray | None
-    training_people: np.ndarray | None
+    training_rows: pd.DataFrame | None
 
     @property
     def enough(self) -> bool:
@@ -69,14 +69,15 @@ def images(gallery: Gallery, spaces: Mapping[str, See], seed: int) -> Iterator[F
 
 def copies(gallery: Gallery, spaces: Mapping[str, See], seed: int) -> dict[str, Audit]:
     """`copies.audit` in each space that has one row a scan; nothing where the training people are not known."""
-    if gallery.training is None:
+    if gallery.training is None or gallery.training_rows is None:
         return {}
+    people = (rows["participant_id"].to_numpy() for rows in (gallery.training_rows, gallery.real_rows))
+    of_training, of_real = people
     found = {}
     for space, see in spaces.items():
         made, training, real = (see(np.asarray(x)) for x in (gallery.made, gallery.training, gallery.real))
         if "whole" in made:
-            found[space] = audit(made["whole"], training["whole"], real["whole"], gallery.training_people,
-                                 gallery.real_people, seed)  # fmt: skip
+            found[space] = audit(made["whole"], training["whole"], real["whole"], of_training, of_real, seed)
     return found
 
 
@@ -87,8 +88,8 @@ def copy_figures(name: str, found: Mapping[str, Audit]) -> Iterator[Figure]:
             yield Figure(COPIES, name, f"{space}: {metric}", value)
 
 
-def images_section(findings: Findings, gallery: Gallery, spaces: Sequence[str]) -> Section:
-    """How near drawn scans come to real ones, in every space of features."""
+def images_section(findings: Findings, gallery: Gallery, spaces: Sequence[str], names: Sequence[str]) -> Section:
+    """How near drawn scans come to real ones, in every space of features. names: of the facts that were asked for."""
     rows = []
     for space in spaces:
         for metric in SHOWN_FIGURES:
@@ -96,7 +97,8 @@ def images_section(findings: Findings, gallery: Gallery, spaces: Sequence[str]) 
             if own is not None and floor is not None:
                 rows.append((f"{space}: {metric.replace('_', '-')}", f"{own.value:.3g}", f"{floor.value:.3g}"))
     pairs = [scan for pair in zip(gallery.made[:SHOWN], gallery.real[:SHOWN]) for scan in pair]
-    captions = [words for caption in gallery.captions[:SHOWN] for words in (f"drawn: {caption}", "the person who is so")]
+    said = [_in_words(row, names) for row in gallery.made_rows[:SHOWN].to_dict("records")]
+    captions = [words for caption in said for words in (f"drawn: {caption}", "the person who is so")]
     png = mosaic(np.stack(pairs).astype(np.float32), captions, gallery.spacing, columns=2, window=(0, 1))
     recall = findings.value(SECTION, gallery.name, f"{spaces[0]}: coverage")
     floor = findings.value(SECTION, gallery.name, f"{spaces[0]}: coverage", who=REAL)
@@ -110,6 +112,11 @@ def images_section(findings: Findings, gallery: Gallery, spaces: Sequence[str]) 
         note="Floor: real scans of other people in the drawn ones' place; no figure is zero for so few. Figures by "
         "features of a network trained here do not compare across papers.",
     )  # fmt: skip
+
+
+def _in_words(row: Mapping[Any, Any], names: Sequence[str]) -> str:
+    cells = {name: row[name] for name in names if not pd.isna(row[name])}
+    return ", ".join(f"{name} {f'{x:.4g}' if isinstance(x, float) else x}" for name, x in cells.items())
 
 
 def copies_section(gallery: Gallery, found: Mapping[str, Audit]) -> Section:

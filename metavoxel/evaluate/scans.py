@@ -12,6 +12,7 @@ from metavoxel.evaluate.drawing import Drawn, draw_scans
 from metavoxel.evaluate.evaluation import Evaluation
 from metavoxel.evaluate.features import medicalnet, radimagenet, trained
 from metavoxel.evaluate.looks import Gallery, See, as_voxels, copies, copies_section, copy_figures, images, images_section
+from metavoxel.evaluate.matching import curves, matches, matching_section
 from metavoxel.latents import affine_of
 from metavoxel.loading import load_images
 from metavoxel.page import Section
@@ -40,39 +41,50 @@ def image_sections(run: Evaluation) -> Iterator[Section]:
             continue
         spaces = _spaces(run, image)
         found.add(images(gallery, spaces, seed))
-        yield images_section(found, gallery, list(spaces))
+        yield images_section(found, gallery, list(spaces), [v.name for v in model.schema.scalars])
         if audits := copies(gallery, spaces, seed):
             found.add(copy_figures(image.name, audits))
             yield copies_section(gallery, audits)
+            yield _matching(run, image, gallery)
+
+
+def _matching(run: Evaluation, image: Image, gallery: Gallery) -> Section:
+    """What was asked for against what is seen, where training people are known."""
+    assert gallery.training is not None and gallery.training_rows is not None
+    names = [v.name for v in run.model.schema.scalars if v.name in gallery.training_rows]
+    drawn, real = (gallery.made, gallery.made_rows[names]), (gallery.real, gallery.real_rows[names])
+    found = run.findings
+    found.add(matches(image.name, names, drawn, real, (gallery.training, gallery.training_rows[names])))
+    tables = None
+    if "age" in names and len(image.shape) == 3:
+        made, seen = (pd.concat([anatomy.volumes(scans, affine_of(image)), rows], axis=1) for scans, rows in (drawn, real))
+        tables = made, seen
+        found.add(curves(image.name, made, seen, run.options.seed))
+    return matching_section(found, image.name, tables)
 
 
 def _gallery(run: Evaluation, image: Image, drawn: Drawn) -> Gallery:
-    real, people = _scans(run, run.cohort, image)
-    training, whose = (None, None) if run.training is None else _scans(run, run.training, image)
-    if training is not None and len(training) > MOST_TRAINING:
-        run.findings.left_out.append(f"Copies: {MOST_TRAINING} of {len(training)} training scans were compared, at random.")
-        some = np.sort(np.random.default_rng(run.options.seed).permutation(len(training))[:MOST_TRAINING])
-        training, whose = training[some], whose[some] if whose is not None else None
-    if whose is not None and run.training is not None and run.training.root != run.cohort.root:
-        whose = np.array([f"{run.training.root.name}/{person}" for person in whose])  # sub-01 of two studies are two people
-    captions = [
-        ", ".join(f"{v.name} {_word(cell)}" for v in run.model.schema.scalars if not pd.isna(cell := row[v.name]))
-        for row in run.cohort.table.iloc[: drawn.n].to_dict("records")
-    ]
-    return Gallery(image.name, image.spacing, drawn.scans(image.name), captions, real, people, training, whose)
+    real, rows = _scans(run, run.cohort, image)
+    training, learned = (None, None) if run.training is None else _scans(run, run.training, image)
+    if training is not None and learned is not None and run.training is not None:
+        if len(training) > MOST_TRAINING:
+            said = f"Copies: {MOST_TRAINING} of {len(training)} training scans were compared, at random."
+            run.findings.left_out.append(said)
+            some = np.sort(np.random.default_rng(run.options.seed).permutation(len(training))[:MOST_TRAINING])
+            training, learned = training[some], learned.iloc[some].reset_index(drop=True)
+        if run.training.root != run.cohort.root:  # sub-01 of two studies are two people
+            learned = learned.assign(participant_id=f"{run.training.root.name}/" + learned["participant_id"])
+    made = run.cohort.table.iloc[: drawn.n].reset_index(drop=True)
+    return Gallery(image.name, image.spacing, drawn.scans(image.name), made, real, rows, training, learned)
 
 
-def _scans(run: Evaluation, cohort: Cohort, image: Image) -> tuple[np.ndarray, np.ndarray]:
-    """(n, *shape) of the rows that have a scan, and whose they are; on disk, read once."""
+def _scans(run: Evaluation, cohort: Cohort, image: Image) -> tuple[np.ndarray, pd.DataFrame]:
+    """(n, *shape) of the rows that have a scan, and these rows; on disk, read once."""
     with one_bar(f"reading {image.name}", run.quiet) as report:
         stack = load_images(cohort, image, run.work / "scans", report)
     rows = np.flatnonzero(stack.present.numpy())
     voxels = stack.voxels if len(rows) == len(stack) else stack.voxels[rows]
-    return voxels, cohort.table["participant_id"].to_numpy()[rows]
-
-
-def _word(cell: object) -> str:
-    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
+    return voxels, cohort.table.iloc[rows].reset_index(drop=True)
 
 
 def _spaces(run: Evaluation, image: Image) -> dict[str, See]:

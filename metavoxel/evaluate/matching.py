@@ -1,0 +1,70 @@
+"""Does a drawn scan show what was asked for? The report's chapter over `requests`."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+
+from metavoxel.evaluate import plots
+from metavoxel.evaluate.figures import OURS, Figure, Findings
+from metavoxel.evaluate.looks import REAL
+from metavoxel.evaluate.requests import Sample, compare_curves, linear_fit, match, train_on_drawn
+from metavoxel.page import Picture, Section, Table
+
+SECTION = "requests"
+CURVES = ("brain_ml", "ventricles_ml", "grey_ml", "white_ml")
+
+
+def matches(image: str, names: Sequence[str], drawn: Sample, real: Sample, training: Sample) -> Iterator[Figure]:
+    """metric "age: mae" and so on: what a predictor trained on real training scans reads off drawn ones, beside real ones;
+    metric "age: mae, trained on drawn": what one trained on drawn, real or both scans knows of real people in the test."""
+    judges = {name: linear_fit(*_known(training, name)) for name in names}
+    for row in match(judges, drawn, real).to_dict("records"):
+        for who, key in ((OURS, "drawn"), (REAL, "real")):
+            yield Figure(SECTION, image, f"{row['variable']}: {row['metric']}", float(row[key]), who)
+    for row in train_on_drawn(drawn, training, real, names).to_dict("records"):
+        metric = f"{row['variable']}: {row['metric']}, trained on {row['training']}"
+        yield Figure(SECTION, image, metric, float(row["value"]))
+
+
+def curves(image: str, drawn: pd.DataFrame, real: pd.DataFrame, seed: int) -> Iterator[Figure]:
+    """metric "brain_ml: slope_ratio" and so on, see `requests.compare_curves`; drawn, real: volumes with age and sex."""
+    group = "sex" if "sex" in drawn else None
+    for row in compare_curves(drawn, real, CURVES, group, seed).to_dict("records"):
+        for metric in ("slope_ratio", "spread_ratio"):
+            yield Figure(SECTION, image, f"{row['volume']}: {metric}", float(row[metric]), n=int(row["n_drawn"]))
+
+
+def matching_section(findings: Findings, image: str, tables: tuple[pd.DataFrame, pd.DataFrame] | None) -> Section:
+    """tables: volumes of drawn and real scans with their age, for the picture."""
+    own = [figure for figure in findings.figures if figure.section == SECTION and figure.variable == image]
+    rows, said = [], []
+    for figure in own:
+        if figure.who != OURS:
+            continue
+        floor = findings.value(SECTION, image, figure.metric, who=REAL)
+        rows.append((figure.metric.replace("_", " "), f"{figure.value:.3g}", f"{floor.value:.3g}" if floor else ""))
+        if floor is not None and figure.metric.endswith((": mae", ": accuracy")):
+            name = figure.metric.split(":")[0]
+            pair = [f"{x:.0%} right" if figure.metric.endswith("accuracy") else f"{x:.3g} off"
+                    for x in (figure.value, floor.value)]  # fmt: skip
+            said.append(f"{name} read off drawn scans is {pair[0]}, off real ones {pair[1]}")
+    panels = []
+    if tables is not None:
+        for name in CURVES[:2]:
+            made, found = ((table["age"].to_numpy(float), table[name].to_numpy(float)) for table in tables)
+            words = name.removesuffix("_ml")
+            png = plots.curves(words, "age", f"{words}, ml", {"real": found, "drawn": made})
+            panels.append(Picture(png, f"{words} volume over age, real and drawn"))
+    return Section(
+        f"Do drawn {image} scans show what was asked for?", f"{'; '.join(said) or 'See the table'}.", panels,
+        Table(("figure", "drawn scans", "real scans"), rows),
+        note="Read by ridge and logistic regression on the principal components of real training scans. Trained on drawn: "
+        "predictors of drawn scans, asked about real people. Ratios of slopes and spreads: 1 is right.",
+    )  # fmt: skip
+
+
+def _known(sample: Sample, name: str) -> tuple[np.ndarray, np.ndarray]:
+    scans, facts = sample
+    rows = np.flatnonzero(facts[name].notna())
+    return scans[rows], facts[name].to_numpy()[rows]
