@@ -27,8 +27,10 @@ See = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 
 @dataclass(frozen=True)
 class Gallery:
-    """Scans of one image variable on the model's grid, (n, *shape), and the tables' rows that they belong to: `made` for
-    the facts of the first rows of the test; `real` ones of the test; `training`, those of training people, None if unknown."""
+    """Scans of one image variable on the model's grid, (n, *shape), and the tables' rows that they belong to.
+
+    `made` for the facts of the first rows of the test, `real` of the test, `training` of training people (None: unknown).
+    """
 
     name: str
     spacing: Sequence[float]
