@@ -109,10 +109,17 @@ def tabulate(
             answer[f"{name}_sd"] = drawn[name].std(1, ddof=1)
             answer |= {f"{name}_{q}": quantiles(drawn[name], level, 1) for q, level in QUANTILES.items()}
     table = pd.DataFrame({key: np.broadcast_to(np.asarray(value), (rows,)) for key, value in answer.items()})
-    surprises = {image.name: _surprise(denoiser, image, usual[image.name], known[image.name]) for image in schema.images
-                 if image.name in usual and image.name in known}  # fmt: skip
+    surprises = {image.name: surprise_of(denoiser, image, usual[image.name], known[image.name])
+                 for image in schema.images if image.name in usual and image.name in known}  # fmt: skip
     table = table.assign(**{f"{name}_surprise": score for name, score in surprises.items()})
     return table.assign(warning=_warnings(known, surprises, rows))
+
+
+def surprise_of(denoiser: LearnedDenoiser, image: Image, usual: Usual, scans: Given) -> np.ndarray:
+    """How unlike the training people's each scan is, (rows,); NaN where there is none."""
+    score = usual.surprise(features(denoiser, image, scans.value))
+    present = torch.ones_like(score, dtype=torch.bool) if scans.observed is None else scans.observed
+    return torch.where(present, score, torch.nan).cpu().numpy()
 
 
 def _voxels(image: Image, paths: Sequence[Path | None]) -> Tensor:
@@ -127,13 +134,6 @@ def _fact_column(schema: Schema, cohort: Cohort, name: str, value: object) -> pd
         encode_facts(schema, {name: value}, torch.device("cpu"))  # refuses what cannot be meant
         return pd.Series([value] * len(cohort), index=["--given"] * len(cohort), dtype=object)
     return cohort.column(name)
-
-
-def _surprise(denoiser: LearnedDenoiser, image: Image, usual: Usual, scans: Given) -> np.ndarray:
-    """(rows,), NaN where there is no scan."""
-    score = usual.surprise(features(denoiser, image, scans.value))
-    present = torch.ones_like(score, dtype=torch.bool) if scans.observed is None else scans.observed
-    return torch.where(present, score, torch.nan).cpu().numpy()
 
 
 def _warnings(known: Mapping[str, Given], surprises: Mapping[str, np.ndarray], rows: int) -> list[str]:

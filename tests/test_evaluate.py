@@ -10,12 +10,18 @@ import pytest
 
 import metavoxel as mv
 from metavoxel.data.phantom import write_cohort
+from metavoxel.data.splits import draw_split
 from metavoxel.errors import MetavoxelError
-from metavoxel.evaluate.claims import CONSTANT, EXACT
+from metavoxel.evaluate.claims import CONSTANT, EXACT, Claim
 from metavoxel.evaluate.compare import comparison
 from metavoxel.evaluate.evaluation import Options
 from metavoxel.evaluate.figures import Findings
-from metavoxel.evaluate.run import evaluate, refuse_leak
+from metavoxel.evaluate.headsize import beside_head_size
+from metavoxel.evaluate.run import evaluate
+from metavoxel.evaluate.sides import refuse_leak
+from metavoxel.files import make_folder
+from metavoxel.model import resolve
+from metavoxel.schema import Categorical
 
 PEOPLE = 24
 
@@ -45,7 +51,9 @@ def test_report_figures_and_card_are_written(report):
     assert ours.value < constant.value and exact.value < constant.value
     assert ours.low < ours.value < ours.high
     sections = set(findings.frame()["section"])
-    assert {"accuracy", "calibration", "images", "copies", "coherence"} <= sections
+    assert {"accuracy", "calibration", "images", "copies", "coherence", "requests"} <= sections
+    assert findings.value("coherence", "T1w", "share_surprising").value == 0
+    assert 0.5 < findings.value("coherence", "T1w", "median_surprise").value < 1.5
     page = (report / "report.html").read_text()
     assert page.startswith("<!doctype html>") and "In short" in page and "src=\"data:image/png" in page
     assert "http" not in page.split("<body>")[1]  # self-contained
@@ -87,6 +95,54 @@ def test_a_model_beside_itself_does_not_differ_and_beside_a_worse_one_does(repor
     found = comparison(report, worse).set_index(["variable", "given", "figure"])
     assert found.loc[("age", "scan", "MAE"), "difference"] < 0
     assert found.loc[("age", "scan", "MAE"), "p"] < 0.05
+
+
+def test_models_of_folds_are_judged_together(cohort, tmp_path):
+    """Each fold's people are asked of that fold's model: here all are the same one, so answers are those of one model."""
+    draw_split(mv.read_cohort(cohort), test=0, folds=2).save(tmp_path / "folds.tsv")
+    for fold in (1, 2):
+        (tmp_path / f"fold-{fold}").symlink_to(resolve("phantom"))
+    options = Options(split=tmp_path / "folds.tsv", scans=0)
+    found = evaluate(str(tmp_path / "fold-{fold}"), cohort, tmp_path / "out", options, quiet=True)
+    table = pd.read_csv(tmp_path / "out/answers/age.csv").set_index("participant_id")
+    told = mv.load("phantom").predict(cohort, ["age"], draws=0).set_index("participant_id")["age_mean"]
+    known = table["scan"].notna()
+    assert len(table) == PEOPLE and np.allclose(table["scan"][known], told[table.index[known]], atol=1e-3)
+    assert found.value("accuracy", "age", "mae", given="scan").n == known.sum()
+    assert not (tmp_path / "out/model_card.md").exists() and "model card: of several models" in " ".join(found.left_out)
+    with pytest.raises(MetavoxelError, match="is a model for every fold; add --split"):
+        evaluate(str(tmp_path / "fold-{fold}"), cohort, tmp_path / "other", quiet=True)
+
+
+def test_what_baselines_were_told_stands_beside_their_answers(cohort, tmp_path):
+    """A baseline that knows the truth when it is told the other facts, and the mean from the scan."""
+    people = mv.read_cohort(cohort).table
+    for name, ages in (("predictions.csv", 50.0), ("predictions_scan_and_others.csv", people["age"])):
+        make_folder(tmp_path / "baselines/oracle")
+        table = people[["participant_id"]].assign(age_mean=ages)
+        table.to_csv(tmp_path / "baselines/oracle" / name, index=False)
+    options = Options(baselines=tmp_path / "baselines", scans=0)
+    found = evaluate("phantom", cohort, tmp_path / "out", options, quiet=True)
+    blind, told = (found.value("accuracy", "age", "mae", who="oracle", given=given).value for given in
+                   ("scan", "scan and other facts"))  # fmt: skip
+    assert told == 0 and blind > 5
+
+
+def test_a_class_that_is_nothing_but_head_size_is_found_out():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(2, size=400).astype(float)
+    sizes = rng.normal(1400 + 120 * truth, 80)
+    sex, rows = Categorical("sex", levels=("F", "M")), np.arange(400)
+    by_size = 1 / (1 + np.exp((1460 - sizes) / 40))
+    by_more = 1 / (1 + np.exp(-rng.normal(4 * truth - 2, 1.0)))
+    found = {}
+    for name, p in (("size", by_size), ("more", by_more)):
+        claim = Claim("model", "scan", sex, rows, truth, np.stack([1 - p, p], 1))
+        found[name] = {figure.metric: figure.value for figure in beside_head_size(claim, sizes)}
+    assert found["size"]["auc"] == pytest.approx(found["size"]["auc_of_size"])
+    assert found["size"]["auc_in_pairs"] < 0.6 < 0.95 < found["more"]["auc_in_pairs"]
+    sizes[10:] = np.nan
+    assert list(beside_head_size(claim, sizes)) == []
 
 
 def test_people_of_the_training_are_refused_by_name(cohort, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 import metavoxel as mv
 from metavoxel.data.cohort import Cohort
 from metavoxel.data.columns import describe_columns
-from metavoxel.data.splits import draw_split, read_split, same_scans
+from metavoxel.data.splits import draw_split, leave_out, read_split, same_scans
 from metavoxel.errors import MetavoxelError
 from metavoxel.model import load
 
@@ -62,6 +62,21 @@ def test_a_seed_draws_the_same_again():
     assert (one["part"] != other["part"]).sum() > 30 and "fold" not in one
     bare = draw_split(many(), test=0, folds=5, stratify=[])
     assert set(bare.table["part"]) == {"train"} and bare.about["StratifiedBy"] == []
+
+
+def test_each_site_is_left_out_once(run, tmp_path):
+    drawn = leave_out(many(), "site")
+    drawn.save(tmp_path / "sites.tsv")
+    split, everybody = read_split(tmp_path / "sites.tsv"), many()
+    for fold, site in drawn.about["Folds"].items():
+        asked, trained = (split.take(everybody, part, int(fold))[0] for part in ("test", "train"))
+        assert set(asked.column("site")) == {site} and site not in set(trained.column("site"))
+        assert len(asked) + len(trained) == len(everybody)
+    path = cohort(tmp_path / "cohort")
+    status, error = run("split", path, "-o", tmp_path / "s.tsv", "--leave-out", "site")
+    assert status == 2 and "has no such class (it has sex)" in error
+    status, error = run("split", path, "-o", tmp_path / "s.tsv", "--leave-out", "sex")
+    assert status == 2 and "sub-02 and sub-05 have the same scan, but not the same sex" in error
 
 
 def test_sessions_stay_with_their_person(tmp_path):

@@ -53,20 +53,24 @@ def split(
     stratify: Annotated[
         str | None, typer.Option(help="Columns to spread evenly, comma-separated; default: age, sex and site.")
     ] = None,
+    site: Annotated[
+        str | None, typer.Option("--leave-out", help="A fold for each value of this column instead, such as site.")
+    ] = None,
     variables: VariablesOption = None,
     pattern: PatternOption = None,
 ) -> None:
     """Deals people into training, testing and folds, alike in age, sex and site; train --split uses it."""
     from metavoxel.data.cohort import read_cohort
-    from metavoxel.data.splits import draw_split
+    from metavoxel.data.splits import draw_split, leave_out
 
     data = read_cohort(cohort, names(variables), pattern)
-    drawn = draw_split(data, test, folds, seed, names(stratify))
+    drawn = draw_split(data, test, folds, seed, names(stratify)) if site is None else leave_out(data, site)
     drawn.save(out)
     for group in drawn.about["SameScans"]:
         say(f"{' and '.join(group)} have the same scan, byte for byte; they are kept in one part")
     counted = ", ".join(f"{part} {count}" for part, count in drawn.about["People"].items())
-    say(f"{out}: {counted}; spread evenly: {', '.join(drawn.about['StratifiedBy']) or 'nothing'}")
+    evenly = "" if site else f"; spread evenly: {', '.join(drawn.about['StratifiedBy']) or 'nothing'}"
+    say(f"{out}: {counted}{evenly}")
 
 
 def datasets(

@@ -78,6 +78,35 @@ def draw_split(
     return Drawn(table, about)
 
 
+def leave_out(cohort: Cohort, column: str) -> Drawn:
+    """Everybody in the part train, and a fold for each value of a class, such as each site: a model that is trained without
+    a fold is asked about a site that it has never seen.
+
+    Raises MetavoxelError when the column is no class, somebody's is missing, there is one value only, or a scan is at two.
+    """
+    guess = cohort.columns.get(column)
+    if guess is None or not guess.is_class:
+        known = ", ".join(name for name, each in cohort.columns.items() if each.is_class) or "none"
+        raise MetavoxelError(f"--leave-out {column}: {cohort.root} has no such class (it has {known})")
+    values = cohort.kinds([column])[column].astype(str)
+    if (values == "missing").any():
+        who = values.index[values == "missing"][0]
+        raise MetavoxelError(f"--leave-out {column}: is missing for {who}; fill it in, or leave them out of the table")
+    folds = {value: number for number, value in enumerate(sorted(set(values)), start=1)}
+    if len(folds) < 2:
+        raise MetavoxelError(f"--leave-out {column}: everybody is {next(iter(folds))}; there is nobody left to train on")
+    same = same_scans(cohort)
+    for group in same:
+        if len(set(values[group])) > 1:
+            raise MetavoxelError(f"{' and '.join(group)} have the same scan, but not the same {column}; take one out")
+    table = pd.DataFrame({"participant_id": values.index, "part": "train", "fold": [str(folds[v]) for v in values],
+                          column: values.to_numpy()})  # fmt: skip
+    about = {"Cohort": cohort.fingerprint(), "LeftOut": column, "Folds": {str(n): value for value, n in folds.items()},
+             "People": _counts("fold " + table["fold"]), "SameScans": same,
+             "Checked": "nobody is in two folds; people who share a scan byte for byte are in one"}  # fmt: skip
+    return Drawn(table, about)
+
+
 def _counts(column: pd.Series) -> dict[str, int]:
     return {str(value): int(count) for value, count in column.value_counts(dropna=False).sort_index().items()}
 

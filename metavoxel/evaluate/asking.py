@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from metavoxel.answers import batches
+from metavoxel.answers import Batch, batches, surprise_of
 from metavoxel.data.cohort import Cohort
 from metavoxel.diffusion import Denoiser, Given, encode_once, expect
 from metavoxel.errors import MetavoxelError
@@ -26,6 +26,7 @@ DRAWS = 99
 PAPER_DRAWS = 3
 BLOCK = 64
 """Rows that are asked about before anything is written."""
+SURPRISE = "surprise"
 NOTHING, OTHERS, SCAN, BOTH = "nothing", "other facts", "scan", "scan and other facts"
 
 
@@ -67,6 +68,11 @@ class Answers:
         """(rows, draws) of a number."""
         return self._kept[f"{name}|{given}|draws"]
 
+    def surprises(self) -> pd.DataFrame:
+        """A column an image: how unlike the training scans each row's is, NaN where there is none."""
+        images = [image.name for image in self.model.schema.images if image.name in self.model.usual]
+        return pd.DataFrame({name: self._kept[f"{name}|{SURPRISE}"] for name in images})
+
     def asked(self, name: str, given: str) -> np.ndarray:
         """(rows,) whether the truth is known and what the question tells is there: any scan, any other fact."""
         there = ~np.isnan(self.truth(name))
@@ -104,7 +110,7 @@ def ask(model: MetaVoxel, cohort: Cohort, folder: Path, seed: int, progress: Pro
         first = number * BLOCK
         rows = range(first, min(first + BLOCK, len(cohort)))
         if not path.exists():
-            parts = [dict(_asked(model, batch.known, sets, first + batch.first, batch.rows, seed))
+            parts = [dict(_asked(model, batch, sets, first + batch.first, seed))
                      for batch in batches(model.schema, model.codecs, cohort.subset(rows),
                                           dict.fromkeys(v.name for v in model.schema.scalars), model.device)]  # fmt: skip
             kept = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
@@ -116,8 +122,9 @@ def ask(model: MetaVoxel, cohort: Cohort, folder: Path, seed: int, progress: Pro
 
 
 def _asked(
-    model: MetaVoxel, known: Mapping[str, Given], sets: list[str], first: int, rows: int, seed: int
+    model: MetaVoxel, batch: Batch, sets: list[str], first: int, seed: int
 ) -> Iterator[tuple[str, np.ndarray]]:
+    known, rows = batch.known, batch.rows
     schema, separate = model.schema, model.denoiser.coverage.separate
     scans = {image.name: known[image.name] for image in schema.images}
     seeing = encode_once(model.denoiser, schema, scans) if separate and scans else model.denoiser
@@ -131,6 +138,9 @@ def _asked(
             reader = seeing if given in (SCAN, BOTH) else blind
             for what, value in _answer(reader, model, v, told, first, rows, seed).items():
                 yield f"{v.name}|{given}|{what}", value
+    for image in schema.images:
+        if image.name in model.usual:
+            yield f"{image.name}|{SURPRISE}", surprise_of(model.denoiser, image, model.usual[image.name], known[image.name])
 
 
 def _answer(
@@ -158,7 +168,8 @@ def _each_row(x: Tensor, rows: int) -> np.ndarray:
 
 
 def _refuse_nan(kept: Mapping[str, np.ndarray], cohort: Cohort, first: int) -> None:
-    for key, values in kept.items():
+    answers = {key: values for key, values in kept.items() if not key.endswith(SURPRISE)}  # that is NaN without a scan
+    for key, values in answers.items():
         bad = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(1))
         if len(bad):
             person = cohort.table["participant_id"].iloc[first + bad[0]]

@@ -1,7 +1,7 @@
 """The models that a joint model is held against, trained on the same people and asked about the same others.
 
-Each writes OUT/NAME/predictions.csv and, where it answers from more than one set of known things, a further table for
-each. OUT/baselines.json says what was trained, for how long, on how many people, and what every table was told.
+Each writes OUT/NAME/predictions.csv, its answers from the scan, and further tables where it was told facts.
+OUT/baselines.json says what was trained, for how long, on how many people, and what every table was told.
 """
 
 import os
@@ -22,6 +22,8 @@ from metavoxel.data.cohort import Cohort
 from metavoxel.data.splits import draw_split, part_of
 from metavoxel.errors import MetavoxelError
 from metavoxel.evaluate.anatomy import cohort_volumes
+from metavoxel.evaluate.asking import BOTH, OTHERS, SCAN
+from metavoxel.evaluate.claims import PREDICTIONS
 from metavoxel.evaluate.classical import Volumes, linear, trees
 from metavoxel.evaluate.dedicated import ask, train_dedicated
 from metavoxel.evaluate.sizes import Sizes, sizes
@@ -31,8 +33,6 @@ from metavoxel.files import atomic_write, make_folder
 from metavoxel.model import MetaVoxel
 from metavoxel.progress import one_bar, say
 
-SCAN, BOTH, OTHERS = "scan", "scan + others", "others"
-"""What answers were told: the scan, the other numbers and classes, or both."""
 RECORD = "baselines.json"
 
 
@@ -156,10 +156,10 @@ def _record(folder: Path, cohort: Cohort, study: Study, taken: dict[str, object]
 
 
 def _write(trained: Trained, study: Study, folder: Path) -> dict[str, str]:
-    """File -> what its answers were told. The first is predictions.csv."""
+    """File -> what its answers were told."""
     files: dict[str, str] = {}
     for told, answers in trained.answers.items():
-        name = f"predictions_{told.replace(' + ', '_and_')}.csv" if files else "predictions.csv"
+        name = PREDICTIONS[told]
         with atomic_write(folder / name) as file:
             study.test.table(answers, "no scan, so no answer").to_csv(file, index=False, float_format="%.6g")
         files[name] = told

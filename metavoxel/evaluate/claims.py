@@ -13,12 +13,13 @@ from metavoxel.data.cohort import Cohort
 from metavoxel.data.table import bare_id
 from metavoxel.draws import quantiles
 from metavoxel.errors import MetavoxelError
-from metavoxel.evaluate.asking import NOTHING, SCAN, Answers, given_sets
+from metavoxel.evaluate.asking import BOTH, NOTHING, OTHERS, SCAN, Answers, given_sets
 from metavoxel.evaluate.figures import CONSTANT, EXACT, OURS
 from metavoxel.schema import Categorical, Scalar
 
 POSTERIOR = Path("derivatives/phantom/posterior.tsv")
-PREDICTIONS = "predictions.csv"
+PREDICTIONS = {SCAN: "predictions.csv", BOTH: "predictions_scan_and_others.csv", OTHERS: "predictions_others.csv"}
+"""The tables of a baseline's answers, by what they were told."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,14 @@ class Claim:
 def claims(answers: Answers, baselines: Path | None) -> Iterator[Claim]:
     """All claims about all numbers and classes; without rows, none."""
     posterior = answers.cohort.root / POSTERIOR
-    others = {EXACT: posterior} if posterior.is_file() else {}
+    others = {(EXACT, SCAN): posterior} if posterior.is_file() else {}
     if baselines is not None:
-        others |= {path.parent.name: path for path in sorted(baselines.glob(f"*/{PREDICTIONS}"))}
-        if len(others) == posterior.is_file():
-            raise MetavoxelError(f"{baselines}: holds no NAME/{PREDICTIONS}; give a folder that metavoxel baselines wrote")
-    tables = {who: _by_row(path, answers.cohort) for who, path in others.items()}
+        found = {(path.parent.name, given): path for given, name in PREDICTIONS.items()
+                 for path in baselines.glob(f"*/{name}")}  # fmt: skip
+        if not found:
+            raise MetavoxelError(f"{baselines}: holds no NAME/{PREDICTIONS[SCAN]}; give what metavoxel baselines wrote")
+        others |= dict(sorted(found.items()))
+    tables = {asked: _by_row(path, answers.cohort) for asked, path in others.items()}
     for v in answers.model.schema.scalars:
         truth = answers.truth(v.name)
         for given in given_sets(answers.model):
@@ -71,8 +74,35 @@ def claims(answers: Answers, baselines: Path | None) -> Iterator[Claim]:
                 low_high = np.stack([quantiles(draws, q, 1) for q in (0.05, 0.95)], 1)
                 yield from _some(Claim(OURS, given, v, rows, truth[rows], told, draws, low_high))
         yield from _some(_constant(answers, v, truth))
-        for who, table in tables.items():
-            yield from _some(_tabulated(who, table, v, truth))
+        for (who, given), table in tables.items():
+            yield from _some(_tabulated(who, given, table, v, truth))
+
+
+def pooled(folds: Sequence[Sequence[Claim]], rows: Sequence[int]) -> list[Claim]:
+    """The claims of several models, each about people of its own, as if one had made them; rows: of each one's cohort. What
+    not all of them say is left out."""
+    if len(folds) == 1:
+        return list(folds[0])
+    starts = np.cumsum([0, *rows[:-1]])
+    found: dict[tuple[str, str, str], list[Claim]] = {}
+    for start, claims in zip(starts, folds):
+        for claim in claims:
+            moved = replace(claim, rows=claim.rows + start)
+            found.setdefault((claim.variable.name, claim.who, claim.given), []).append(moved)
+    return [_joined(own) for own in found.values() if len(own) == len(folds)]
+
+
+def _joined(own: Sequence[Claim]) -> Claim:
+    first = own[0]
+    if any(getattr(c.variable, "levels", None) != getattr(first.variable, "levels", None) for c in own):
+        raise MetavoxelError(f"{first.variable.name}: the folds' models know different levels; deal the people anew, with "
+                             f"--stratify {first.variable.name}")  # fmt: skip
+    rows, truth, told = (np.concatenate([getattr(c, part) for c in own]) for part in ("rows", "truth", "told"))
+    draws = [c.draws for c in own if c.draws is not None]
+    intervals = [c.intervals for c in own if c.intervals is not None]
+    return replace(first, rows=rows, truth=truth, told=told,
+                   draws=np.concatenate(draws) if len(draws) == len(own) else None,
+                   intervals=np.concatenate(intervals) if len(intervals) == len(own) else None)  # fmt: skip
 
 
 def main_claims(claims: Sequence[Claim]) -> list[Claim]:
@@ -97,9 +127,8 @@ def _constant(answers: Answers, v: Scalar, truth: np.ndarray) -> Claim:
     return Claim(CONSTANT, NOTHING, v, rows, truth[rows], np.tile(counts / counts.sum(), (len(rows), 1)))
 
 
-def _tabulated(who: str, table: pd.DataFrame, v: Scalar, truth: np.ndarray) -> Claim | None:
-    """From a table in the columns of `predict`; None if it says nothing of the variable. Baselines and the exact posterior
-    are told the scan."""
+def _tabulated(who: str, given: str, table: pd.DataFrame, v: Scalar, truth: np.ndarray) -> Claim | None:
+    """From a table in the columns of `predict`; None if it says nothing of the variable."""
     is_class = isinstance(v, Categorical)
     columns = [f"{v.name}_p_{level}" for level in v.levels] if isinstance(v, Categorical) else [f"{v.name}_mean"]
     if not set(columns) <= set(table):
@@ -109,7 +138,7 @@ def _tabulated(who: str, table: pd.DataFrame, v: Scalar, truth: np.ndarray) -> C
     told = told if is_class else told[:, 0]
     ends = [f"{v.name}_q05", f"{v.name}_q95"]
     intervals = table[ends].to_numpy(float)[rows] if not is_class and set(ends) <= set(table) else None
-    return Claim(who, SCAN, v, rows, truth[rows], told[rows], intervals=intervals)
+    return Claim(who, given, v, rows, truth[rows], told[rows], intervals=intervals)
 
 
 def _by_row(path: Path, cohort: Cohort) -> pd.DataFrame:

@@ -6,10 +6,11 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from metavoxel.data.cohort import Cohort
-from metavoxel.evaluate.asking import ask
-from metavoxel.evaluate.claims import Claim, claims
+from metavoxel.evaluate.asking import Answers, ask
+from metavoxel.evaluate.claims import Claim, claims, pooled
 from metavoxel.evaluate.figures import Findings
 from metavoxel.model import MetaVoxel
 from metavoxel.progress import one_bar
@@ -35,21 +36,47 @@ class Options:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is evaluated, and everything that has been found out on the way."""
+    """What is evaluated, and everything that has been found out on the way.
 
-    model: MetaVoxel
+    models: the one that is judged; or, where each was trained without one fold, as many, and `cohorts` is the people that
+    each is asked about. cohort: all of them, one after the other.
+    """
+
+    models: Sequence[MetaVoxel]
+    cohorts: Sequence[Cohort]
     cohort: Cohort
     training: Cohort | None
+    baselines: Sequence[Path | None]
     work: Path
     options: Options
     findings: Findings
     quiet: bool
 
+    @property
+    def model(self) -> MetaVoxel:
+        """The only one, or the first fold's, which knows the same variables as the others."""
+        return self.models[0]
+
+    @cached_property
+    def answers(self) -> list[Answers]:
+        """Of each model about its people."""
+        found = []
+        for number, (model, cohort) in enumerate(zip(self.models, self.cohorts), start=1):
+            one = len(self.models) == 1
+            with one_bar("asking" if one else f"asking, fold {number}", self.quiet) as report:
+                folder = self.work / ("answers" if one else f"answers-{number}")
+                found.append(ask(model, cohort, folder, self.options.seed, report))
+        return found
+
     @cached_property
     def claims(self) -> list[Claim]:
-        with one_bar("asking", self.quiet) as report:
-            answers = ask(self.model, self.cohort, self.work / "answers", self.options.seed, report)
-        return list(claims(answers, self.options.baselines))
+        each = [list(claims(answers, baselines)) for answers, baselines in zip(self.answers, self.baselines)]
+        return pooled(each, [len(cohort) for cohort in self.cohorts])
+
+    @property
+    def surprises(self) -> pd.DataFrame:
+        """A column an image, NaN where there is no scan."""
+        return pd.concat([answers.surprises() for answers in self.answers], ignore_index=True)
 
     @property
     def people(self) -> np.ndarray:

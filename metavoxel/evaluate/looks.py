@@ -51,9 +51,11 @@ def as_voxels(scans: np.ndarray) -> dict[str, np.ndarray]:
     return {"whole": np.asarray(scans, np.float32).reshape(len(scans), -1)}
 
 
-def images(gallery: Gallery, spaces: Mapping[str, See], seed: int) -> Iterator[Figure]:
+def images(
+    gallery: Gallery, spaces: Mapping[str, See], seed: int, others: Mapping[str, np.ndarray] | None = None
+) -> Iterator[Figure]:
     """Each distance in each space of features, metric "SPACE: fid". The floor is training people against the test's, or one
-    half of the test against the other."""
+    half of the test against the other. others: who -> scans (n, *shape) that other models drew."""
     half = len(gallery.real) // 2
     other = gallery.training if gallery.training is not None else gallery.real[:half]
     real = gallery.real if gallery.training is not None else gallery.real[half:]
@@ -63,9 +65,13 @@ def images(gallery: Gallery, spaces: Mapping[str, See], seed: int) -> Iterator[F
         made, true, floor = (see(np.asarray(scans)) for scans in (gallery.made, real, other[some]))
         shown = (list(gallery.made), list(other[some])) if see is as_voxels else None
         found = [against_floor(made[plane], true[plane], floor[plane], shown, seed) for plane in made]
-        for key, who in {"made": OURS, "floor": REAL}.items():
-            for metric in found[0][key]:
-                value = float(np.mean([each[key][metric] for each in found]))
+        told = {OURS: [each["made"] for each in found], REAL: [each["floor"] for each in found]}
+        for who, scans in (others or {}).items():
+            seen, shown = see(np.asarray(scans)), (list(scans), list(other[some])) if see is as_voxels else None
+            told[who] = [against_floor(seen[plane], true[plane], floor[plane], shown, seed)["made"] for plane in made]
+        for who, planes in told.items():
+            for metric in planes[0]:
+                value = float(np.mean([plane[metric] for plane in planes]))
                 yield Figure(SECTION, gallery.name, f"{space}: {metric}", value, who, n=size)
 
 
@@ -92,12 +98,15 @@ def copy_figures(name: str, found: Mapping[str, Audit]) -> Iterator[Figure]:
 
 def images_section(findings: Findings, gallery: Gallery, spaces: Sequence[str], names: Sequence[str]) -> Section:
     """How near drawn scans come to real ones, in every space of features. names: of the facts that were asked for."""
+    told = dict.fromkeys(figure.who for figure in findings.figures if figure.section == SECTION)
+    whose = [OURS, *(who for who in told if who not in (OURS, REAL)), REAL]
     rows = []
     for space in spaces:
         for metric in SHOWN_FIGURES:
-            own, floor = (findings.value(SECTION, gallery.name, f"{space}: {metric}", who=who) for who in (OURS, REAL))
-            if own is not None and floor is not None:
-                rows.append((f"{space}: {metric.replace('_', '-')}", f"{own.value:.3g}", f"{floor.value:.3g}"))
+            cells = [findings.value(SECTION, gallery.name, f"{space}: {metric}", who=who) for who in whose]
+            if cells[0] is not None:
+                values = (f"{cell.value:.3g}" if cell else "" for cell in cells)
+                rows.append((f"{space}: {metric.replace('_', '-')}", *values))
     pairs = [scan for pair in zip(gallery.made[:SHOWN], gallery.real[:SHOWN]) for scan in pair]
     said = [_in_words(row, names) for row in gallery.made_rows[:SHOWN].to_dict("records")]
     captions = [words for caption in said for words in (f"drawn: {caption}", "the person who is so")]
@@ -110,7 +119,7 @@ def images_section(findings: Findings, gallery: Gallery, spaces: Sequence[str], 
         f"{recall.value:.0%} of real scans have a drawn one among their nearest neighbours, by {spaces[0]}; of other "
         f"people's real scans {floor.value:.0%} have.",
         [Picture(png, f"Drawn {gallery.name} scans beside the real ones of the same facts")],
-        Table((f"{len(gallery.made)} drawn scans", "drawn", "real (floor)"), rows), columns=1,
+        Table((f"{len(gallery.made)} drawn scans", "drawn", *whose[1:-1], "real (floor)"), rows), columns=1,
         note="Floor: real scans of other people in the drawn ones' place; no figure is zero for so few. Figures by "
         "features of a network trained here do not compare across papers.",
     )  # fmt: skip

@@ -6,29 +6,31 @@ figures are made anew each time.
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from metavoxel.checkpoint import read_json, write_json
-from metavoxel.data.cohort import Cohort, concat, read_cohort
-from metavoxel.data.splits import part_of, same_scans
-from metavoxel.data.table import bare_id
+from metavoxel.data.cohort import Cohort, read_cohort
 from metavoxel.errors import MetavoxelError
 from metavoxel.evaluate.accuracy import accuracy, accuracy_sections
 from metavoxel.evaluate.calibrated import calibration, calibration_section
 from metavoxel.evaluate.card import card, save_card
-from metavoxel.evaluate.coherence import coherence_section, contradictions, retest
+from metavoxel.evaluate.coherence import coherence_section, contradictions, retest, surprises
 from metavoxel.evaluate.compare import ANSWERS, comparison, comparison_page, save_answers
 from metavoxel.evaluate.evaluation import Evaluation, Options
 from metavoxel.evaluate.fairness import fairness, fairness_section, group_columns
 from metavoxel.evaluate.figures import OURS, Findings
+from metavoxel.evaluate.headsize import head_size_section
 from metavoxel.evaluate.scans import image_sections
+from metavoxel.evaluate.sides import Side, refuse_leak, sides_of
 from metavoxel.evaluate.summary import summary_section
 from metavoxel.files import atomic_write, checksum, make_folder, only_one
-from metavoxel.model import MetaVoxel, load, resolve
+from metavoxel.model import resolve
 from metavoxel.page import Report, Section, Table
 from metavoxel.progress import say
+from metavoxel.surprise import LIMIT
 from metavoxel.version import __version__
 
 WORK = "work"
@@ -40,24 +42,34 @@ def evaluate(
 ) -> Findings:
     """Evaluates a model on a cohort and writes OUT/report.html, metrics.json, model_card.md and .json.
 
+    A model "runs/fold-{fold}" stands for one a fold of the split: each is asked about the fold that it was trained without,
+    and all answers are judged together, without drawn scans and without a card.
+
     Raises MetavoxelError where somebody is in training and in the test, naming them; where a variable is missing; where OUT
     holds something else.
     """
-    loaded, out, options = load(model), Path(out), options or Options()
+    out, options = Path(out), options or Options()
     whole = read_cohort(cohort)
-    test, _ = part_of(whole, options.split, "test", options.fold)
-    training = _training(whole, options)
-    if training is not None:
-        refuse_leak(training, test)
+    sides = sides_of(str(model), whole, options)
+    for side in sides:
+        if side.training is not None:
+            refuse_leak(side.training, side.test)
+    asked = np.concatenate([np.flatnonzero(whole.table["participant_id"].isin(side.test.participants)) for side in sides])
+    test = whole.subset(asked)
     make_folder(out / WORK)
     with only_one(out / WORK / "lock", f"evaluating into {out}"):
-        about = _about(loaded, model, test, cohort, options)
+        about = _about(sides, model, test, cohort, options)
         _claim(out, about)
-        run = Evaluation(loaded, test, training, out / WORK, options, Findings(about), quiet)
+        alone = sides[0] if len(sides) == 1 else None
+        run = Evaluation(
+            [side.model for side in sides], [side.test for side in sides], test, alone.training if alone else None,
+            [side.baselines for side in sides], out / WORK, options, Findings(about), quiet,
+        )  # fmt: skip
         sections = _chapters(run)
         save_answers(run.claims, test, out / ANSWERS)
         run.findings.save(out / "metrics.json")
-        save_card(out, card(loaded, run.findings, run.claims, options.licence))
+        if alone:
+            save_card(out, card(alone.model, run.findings, run.claims, options.licence))
         _page(run, sections).save(out / "report.html")
     if not quiet:
         say(f"report in {out / 'report.html'}, {len(run.findings.figures)} figures in {out / 'metrics.json'}")
@@ -82,9 +94,11 @@ def _chapters(run: Evaluation) -> list[Section]:
     found.add(fairness(run.claims, run.cohort, by, seed))
     _left_out(run)
     if len(run.model.schema.scalars) > 1 and run.model.denoiser.coverage.separate:
-        found.add(contradictions(run.model, run.cohort, seed))
+        found.add(contradictions(run.model, run.cohorts[0], seed))
+    found.add(surprises(run.surprises, LIMIT))
     found.add(retest(run.claims, run.cohort))
-    optional = [fairness_section(found, run.claims), coherence_section(found), *image_sections(run)]
+    optional = [fairness_section(found, run.claims), head_size_section(run), coherence_section(found),
+                *(image_sections(run) if len(run.models) == 1 else ())]  # fmt: skip
     main = [summary_section(found, run.claims), *accuracy_sections(found, run.claims)]
     return [*main, calibration_section(found, run.claims, seed), *filter(None, optional)]
 
@@ -103,35 +117,10 @@ def _left_out(run: Evaluation) -> None:
         lacking.append("Test-retest: nobody was scanned twice.")
     if run.options.baselines is None:
         lacking.append("Baselines: none were given; train them with metavoxel baselines and add --baselines.")
-    if run.training is None:
+    if len(run.models) > 1:
+        lacking.append("Drawn scans, copies, a model card: of several models; evaluate one of them with --fold.")
+    elif run.training is None:
         lacking.append("Copies of training scans: the training cohort is not known; add --split or --training.")
-
-
-def refuse_leak(training: Cohort, test: Cohort) -> None:
-    """Raises MetavoxelError, with names, where somebody is in both or a scan is byte for byte in both.
-
-    One id in two folders may be two people (sub-01 of two studies): there, only scans tell.
-    """
-    trained = {bare_id(person) for person in training.participants}
-    both = [person for person in test.participants if bare_id(person) in trained]
-    if both and training.root == test.root:
-        raise MetavoxelError(f"{_named(both)} both in training and in the test; take them out of one, or use --split")
-    images = [name for name in test.scans if name in training.scans]
-    joined = concat({"training": _scans_only(training, images), "test": _scans_only(test, images)}, site=None)
-    first = set(joined.participants[: len(training.participants)])
-    for group in same_scans(joined):
-        if len({person in first for person in group}) == 2:
-            raise MetavoxelError(f"{' and '.join(group)} have the same scan, in training and in the test; take one out")
-
-
-def _scans_only(cohort: Cohort, images: Sequence[str]) -> Cohort:
-    scans = {name: cohort.scans[name] for name in images}
-    return replace(cohort, table=cohort.table[["participant_id"]], columns={}, scans=scans)
-
-
-def _named(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f"{', '.join(names[:5])}{more} {'is' if len(names) == 1 else 'are'}"
 
 
 def _page(run: Evaluation, sections: Sequence[Section]) -> Report:
@@ -146,11 +135,14 @@ def _page(run: Evaluation, sections: Sequence[Section]) -> Report:
     return Report("Is this model right?", [lead], sections, [footer])
 
 
-def _about(model: MetaVoxel, name: str | Path, test: Cohort, cohort: str | Path, options: Options) -> dict[str, object]:
-    weights = checksum(resolve(name) / "model.safetensors")
+def _about(
+    sides: Sequence[Side], name: str | Path, test: Cohort, cohort: str | Path, options: Options
+) -> dict[str, object]:
+    weights = " ".join(checksum(resolve(side.name) / "model.safetensors") for side in sides)
+    architecture = sides[0].model.config.net.architecture
     return {
         "metavoxel": __version__,
-        "model": {"name": Path(name).name, "weights": weights, "architecture": model.config.net.architecture},
+        "model": {"name": Path(name).name, "weights": weights, "architecture": architecture, "folds": len(sides)},
         "cohort": {"name": Path(cohort).resolve().name, "people": len(test.participants), "rows": len(test),
                    "fingerprint": test.fingerprint()},
         "seed": options.seed,
@@ -168,9 +160,3 @@ def _claim(out: Path, about: dict[str, object]) -> None:
             if entry.is_dir():
                 shutil.rmtree(entry)
     write_json(path, about)
-
-
-def _training(whole: Cohort, options: Options) -> Cohort | None:
-    if options.training is not None:
-        return read_cohort(options.training)
-    return part_of(whole, options.split, "train", options.fold)[0] if options.split is not None else None

@@ -13,8 +13,10 @@ from metavoxel.evaluate.evaluation import Evaluation
 from metavoxel.evaluate.features import medicalnet, radimagenet, trained
 from metavoxel.evaluate.looks import Gallery, See, as_voxels, copies, copies_section, copy_figures, images, images_section
 from metavoxel.evaluate.matching import curves, matches, matching_section
+from metavoxel.files import checksum
 from metavoxel.latents import affine_of
 from metavoxel.loading import load_images
+from metavoxel.model import load
 from metavoxel.page import Section
 from metavoxel.progress import one_bar
 from metavoxel.schema import Image
@@ -22,6 +24,7 @@ from metavoxel.schema import Image
 MOST_TRAINING = 2000
 """Scans that drawn ones are compared with, voxel by voxel."""
 DENSENET = "densenet/network-1.safetensors"
+IMAGE_ONLY = "image-only/model"
 
 
 def image_sections(run: Evaluation) -> Iterator[Section]:
@@ -40,12 +43,21 @@ def image_sections(run: Evaluation) -> Iterator[Section]:
             found.left_out.append(f"Looks of {image.name}: too few scans to compare.")
             continue
         spaces = _spaces(run, image)
-        found.add(images(gallery, spaces, seed))
+        found.add(images(gallery, spaces, seed, _beside(run, image, drawn.n)))
         yield images_section(found, gallery, list(spaces), [v.name for v in model.schema.scalars])
         if audits := copies(gallery, spaces, seed):
             found.add(copy_figures(image.name, audits))
             yield copies_section(gallery, audits)
             yield _matching(run, image, gallery)
+
+
+def scans_of(run: Evaluation, cohort: Cohort, image: Image) -> tuple[np.ndarray, pd.DataFrame]:
+    """(n, *shape) of the rows that have a scan, and these rows; on disk, read once."""
+    with one_bar(f"reading {image.name}", run.quiet) as report:
+        stack = load_images(cohort, image, run.work / "scans", report)
+    rows = np.flatnonzero(stack.present.numpy())
+    voxels = stack.voxels if len(rows) == len(stack) else stack.voxels[rows]
+    return voxels, cohort.table.iloc[rows].reset_index(drop=True)
 
 
 def _matching(run: Evaluation, image: Image, gallery: Gallery) -> Section:
@@ -63,9 +75,24 @@ def _matching(run: Evaluation, image: Image, gallery: Gallery) -> Section:
     return matching_section(found, image.name, tables)
 
 
+def _beside(run: Evaluation, image: Image, n: int) -> dict[str, np.ndarray]:
+    """Scans (n, *shape) that a model of images alone draws, if it was trained beside the baselines on the same grid."""
+    folder = run.options.baselines and run.options.baselines / IMAGE_ONLY
+    if not folder or not (folder / "model.safetensors").is_file():
+        return {}
+    other = load(folder)
+    if image.name not in other.schema.names or other.schema.image(image.name).shape != image.shape:
+        run.findings.left_out.append(f"Looks of {image.name} beside the image-only baseline: its grid is another one.")
+        return {}
+    kept = run.work / f"drawn-image-only-{checksum(folder / 'model.safetensors')[:8]}"
+    with one_bar("drawing, image-only", run.quiet) as report:
+        drawn = draw_scans(other, run.cohort, kept, n, run.options.seed, report)
+    return {"image-only": drawn.scans(image.name)}
+
+
 def _gallery(run: Evaluation, image: Image, drawn: Drawn) -> Gallery:
-    real, rows = _scans(run, run.cohort, image)
-    training, learned = (None, None) if run.training is None else _scans(run, run.training, image)
+    real, rows = scans_of(run, run.cohort, image)
+    training, learned = (None, None) if run.training is None else scans_of(run, run.training, image)
     if training is not None and learned is not None and run.training is not None:
         if len(training) > MOST_TRAINING:
             said = f"Copies: {MOST_TRAINING} of {len(training)} training scans were compared, at random."
@@ -76,15 +103,6 @@ def _gallery(run: Evaluation, image: Image, drawn: Drawn) -> Gallery:
             learned = learned.assign(participant_id=f"{run.training.root.name}/" + learned["participant_id"])
     made = run.cohort.table.iloc[: drawn.n].reset_index(drop=True)
     return Gallery(image.name, image.spacing, drawn.scans(image.name), made, real, rows, training, learned)
-
-
-def _scans(run: Evaluation, cohort: Cohort, image: Image) -> tuple[np.ndarray, pd.DataFrame]:
-    """(n, *shape) of the rows that have a scan, and these rows; on disk, read once."""
-    with one_bar(f"reading {image.name}", run.quiet) as report:
-        stack = load_images(cohort, image, run.work / "scans", report)
-    rows = np.flatnonzero(stack.present.numpy())
-    voxels = stack.voxels if len(rows) == len(stack) else stack.voxels[rows]
-    return voxels, cohort.table.iloc[rows].reset_index(drop=True)
 
 
 def _spaces(run: Evaluation, image: Image) -> dict[str, See]:
