@@ -2,7 +2,7 @@
 
     python bench/study.py packaged                  # the packaged model on 500 fresh phantoms
     python bench/study.py diagnosis                 # 2,000 phantoms with a diagnosis train, 500 are asked about
-    python bench/study.py real --prepared FOLDER    # ds002748 and ixi50, as prepared, in 5 folds: the packaged one trained on
+    python bench/study.py real --prepared FOLDER    # ds002748 and ixi50 in 5 folds, the packaged model trained on
     python bench/study.py sites --prepared FOLDER   # the same, each site left out once
 
 --only: some baselines, comma-separated. --work: where everything lies; a stopped study goes on there.
@@ -87,7 +87,7 @@ def real(work: Path, prepared: Path, only: str, by_site: bool) -> None:
     if not split.exists():
         metavoxel("split", table, "-o", split, *(["--leave-out", "site"] if by_site else ["--test", 0, "--folds", FOLDS]))
     config = work / "further.yaml"
-    config.write_text(yaml.safe_dump({"preset": "tiny", **FURTHER}))
+    config.write_text(yaml.safe_dump(FURTHER))
     for fold in range(1, 3 if by_site else FOLDS + 1):
         model = work / f"{name}-{fold}"
         if not (model / "model.safetensors").exists():
