@@ -114,13 +114,14 @@ def test_models_of_folds_are_judged_together(cohort, tmp_path):
         evaluate(str(tmp_path / "fold-{fold}"), cohort, tmp_path / "other", quiet=True)
 
 
-def test_what_baselines_were_told_stands_beside_their_answers(cohort, tmp_path):
+def test_what_baselines_were_told_stands_beside_their_answers(report, cohort, tmp_path):
     """A baseline that knows the truth when it is told the other facts, and the mean from the scan."""
     people = mv.read_cohort(cohort).table
     for name, ages in (("predictions.csv", 50.0), ("predictions_scan_and_others.csv", people["age"])):
         make_folder(tmp_path / "baselines/oracle")
         table = people[["participant_id"]].assign(age_mean=ages)
         table.to_csv(tmp_path / "baselines/oracle" / name, index=False)
+    shutil.copytree(report / "work", tmp_path / "out/work")
     options = Options(baselines=tmp_path / "baselines", scans=0)
     found = evaluate("phantom", cohort, tmp_path / "out", options, quiet=True)
     blind, told = (found.value("accuracy", "age", "mae", who="oracle", given=given).value for given in

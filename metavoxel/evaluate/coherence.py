@@ -1,6 +1,7 @@
 """Whether the model agrees with itself, which scans are unlike its training, how steady it is when people come again."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,7 @@ import pandas as pd
 from metavoxel.data.cohort import Cohort
 from metavoxel.evaluate.claims import Claim, main_claims
 from metavoxel.evaluate.figures import Figure, Findings
+from metavoxel.files import atomic_write
 from metavoxel.model import MetaVoxel
 from metavoxel.page import Section, Table
 
@@ -16,10 +18,13 @@ MOST_PEOPLE, DRAWS = 50, 128
 """Of the question of contradictions, which takes as long as all others: 50 steps a draw."""
 
 
-def contradictions(model: MetaVoxel, cohort: Cohort, seed: int) -> Iterator[Figure]:
-    """`MetaVoxel.consistency`; metric: "gap through WAY"."""
-    some = cohort.subset(range(min(MOST_PEOPLE, len(cohort))))
-    for row in model.consistency(some, draws=DRAWS, seed=seed).to_dict("records"):
+def contradictions(model: MetaVoxel, cohort: Cohort, seed: int, kept: Path) -> Iterator[Figure]:
+    """`MetaVoxel.consistency`; metric: "gap through WAY". kept: a file of it, which a stopped run goes on from."""
+    if not kept.exists():
+        some = cohort.subset(range(min(MOST_PEOPLE, len(cohort))))
+        with atomic_write(kept) as file:
+            model.consistency(some, draws=DRAWS, seed=seed).to_csv(file, index=False)
+    for row in pd.read_csv(kept).to_dict("records"):
         yield Figure(SECTION, str(row["variable"]), f"gap through {row['through']}", float(row["gap"]), n=int(row["rows"]))
 
 

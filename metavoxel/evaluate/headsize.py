@@ -26,9 +26,10 @@ def head_size_section(run: Evaluation) -> Section | None:
     claims = [claim for claim in main_claims(run.claims) if claim.is_class and claim.told.shape[1] == 2]
     if image is None or not claims:
         return None
-    scans, rows = scans_of(run, run.cohort, image)
+    scans, _ = scans_of(run, run.cohort, image)
     sizes = np.full(len(run.cohort), np.nan)
-    sizes[rows] = anatomy.volumes(scans, affine_of(image))["head_ml"].to_numpy(float)
+    there = [path is not None for path in run.cohort.scans[image.name]]
+    sizes[there] = anatomy.volumes(scans, affine_of(image))["head_ml"].to_numpy(float)
     run.findings.add(figure for claim in claims for figure in beside_head_size(claim, sizes))
     return _section(run.findings, [claim.variable.name for claim in claims])
 

@@ -94,7 +94,7 @@ def _chapters(run: Evaluation) -> list[Section]:
     found.add(fairness(run.claims, run.cohort, by, seed))
     _left_out(run)
     if len(run.model.schema.scalars) > 1 and run.model.denoiser.coverage.separate:
-        found.add(contradictions(run.model, run.cohorts[0], seed))
+        found.add(contradictions(run.model, run.cohorts[0], seed, run.work / "contradictions.csv"))
     found.add(surprises(run.surprises, LIMIT))
     found.add(retest(run.claims, run.cohort))
     optional = [fairness_section(found, run.claims), head_size_section(run), coherence_section(found),
@@ -159,4 +159,6 @@ def _claim(out: Path, about: dict[str, object]) -> None:
         for entry in (out / WORK).iterdir():
             if entry.is_dir():
                 shutil.rmtree(entry)
+            elif entry.name != "lock":
+                entry.unlink()
     write_json(path, about)
