@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 
 from metavoxel.data.cohort import Cohort
+from metavoxel.evaluate.anatomy import Ruler
 from metavoxel.evaluate.asking import Answers, ask
 from metavoxel.evaluate.claims import Claim, claims, pooled
 from metavoxel.evaluate.figures import Findings
+from metavoxel.latents import affine_of
 from metavoxel.model import MetaVoxel
 from metavoxel.progress import one_bar
 
@@ -72,6 +74,11 @@ class Evaluation:
     def claims(self) -> list[Claim]:
         each = [list(claims(answers, baselines)) for answers, baselines in zip(self.answers, self.baselines)]
         return pooled(each, [len(cohort) for cohort in self.cohorts])
+
+    @cached_property
+    def rulers(self) -> dict[str, Ruler]:
+        """What measures the tissues of each image variable in three dimensions."""
+        return {image.name: Ruler(affine_of(image)) for image in self.model.schema.images if len(image.shape) == 3}
 
     @property
     def surprises(self) -> pd.DataFrame:

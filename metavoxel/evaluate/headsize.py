@@ -5,13 +5,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from metavoxel.evaluate import anatomy
 from metavoxel.evaluate.claims import Claim, main_claims
 from metavoxel.evaluate.evaluation import Evaluation
 from metavoxel.evaluate.figures import Figure, Findings
 from metavoxel.evaluate.scans import scans_of
 from metavoxel.evaluate.scores import auc
-from metavoxel.latents import affine_of
 from metavoxel.page import Section, Table
 
 SECTION = "head size"
@@ -22,14 +20,14 @@ LEAST_PAIRS = 30
 
 def head_size_section(run: Evaluation) -> Section | None:
     """None without a class of two levels that is told from scans in three dimensions."""
-    image = next((image for image in run.model.schema.images if len(image.shape) == 3), None)
+    image = next((image for image in run.model.schema.images if image.name in run.rulers), None)
     claims = [claim for claim in main_claims(run.claims) if claim.is_class and claim.told.shape[1] == 2]
     if image is None or not claims:
         return None
     scans, _ = scans_of(run, run.cohort, image)
     sizes = np.full(len(run.cohort), np.nan)
     there = [path is not None for path in run.cohort.scans[image.name]]
-    sizes[there] = anatomy.volumes(scans, affine_of(image))["head_ml"].to_numpy(float)
+    sizes[there] = run.rulers[image.name](scans)["head_ml"].to_numpy(float)
     run.findings.add(figure for claim in claims for figure in beside_head_size(claim, sizes))
     return _section(run.findings, [claim.variable.name for claim in claims])
 

@@ -7,14 +7,13 @@ import numpy as np
 import pandas as pd
 
 from metavoxel.data.cohort import Cohort
-from metavoxel.evaluate import anatomy
+from metavoxel.evaluate.anatomy import Ruler
 from metavoxel.evaluate.drawing import Drawn, draw_scans
 from metavoxel.evaluate.evaluation import Evaluation
 from metavoxel.evaluate.features import medicalnet, radimagenet, trained
 from metavoxel.evaluate.looks import Gallery, See, as_voxels, copies, copies_section, copy_figures, images, images_section
 from metavoxel.evaluate.matching import curves, matches, matching_section
 from metavoxel.files import checksum
-from metavoxel.latents import affine_of
 from metavoxel.loading import load_images
 from metavoxel.model import load
 from metavoxel.page import Section
@@ -68,8 +67,9 @@ def _matching(run: Evaluation, image: Image, gallery: Gallery) -> Section:
     found = run.findings
     found.add(matches(image.name, names, drawn, real, (gallery.training, gallery.training_rows[names])))
     tables = None
-    if "age" in names and len(image.shape) == 3:
-        made, seen = (pd.concat([anatomy.volumes(scans, affine_of(image)), rows], axis=1) for scans, rows in (drawn, real))
+    if "age" in names and image.name in run.rulers:
+        measure = run.rulers[image.name]
+        made, seen = (pd.concat([measure(scans), rows], axis=1) for scans, rows in (drawn, real))
         tables = made, seen
         found.add(curves(image.name, made, seen, run.options.seed))
     return matching_section(found, image.name, tables)
@@ -108,8 +108,8 @@ def _gallery(run: Evaluation, image: Image, drawn: Drawn) -> Gallery:
 def _spaces(run: Evaluation, image: Image) -> dict[str, See]:
     """What scans are compared by: voxels and, where they can be had, tissue volumes and networks' features."""
     spaces: dict[str, See] = {"voxels": as_voxels}
-    if len(image.shape) == 3:
-        spaces["anatomy"] = partial(_anatomy, image)
+    if image.name in run.rulers:
+        spaces["anatomy"] = partial(_anatomy, run.rulers[image.name])
     options = run.options
     network = options.baselines / DENSENET if options.baselines is not None else None
     if network is not None and network.is_file():
@@ -121,7 +121,7 @@ def _spaces(run: Evaluation, image: Image) -> dict[str, See]:
     return spaces
 
 
-def _anatomy(image: Image, scans: np.ndarray) -> dict[str, np.ndarray]:
+def _anatomy(measure: Ruler, scans: np.ndarray) -> dict[str, np.ndarray]:
     """log millilitres of every tissue; of a scan in which no brain is found, those of a speck: as unlike as can be."""
-    found = anatomy.volumes(scans, affine_of(image)).to_numpy()
+    found = measure(scans).to_numpy()
     return {"whole": np.log(np.maximum(np.nan_to_num(found), 1.0))}
