@@ -1,4 +1,4 @@
-"""docs/benchmarks.md from the JSON in results/.
+"""docs/benchmarks.md from the JSON in results/, and the README's table of results from the reports' metrics.json.
 
     python bench/table.py
 """
@@ -6,7 +6,17 @@
 import json
 from pathlib import Path
 
+from metavoxel.evaluate.accuracy import best_of, shown_value
+from metavoxel.evaluate.figures import CONSTANT, EXACT, Findings
+
 HERE = Path(__file__).parent
+REPORTS = {
+    "packaged": "500 fresh phantoms, the packaged model",
+    "diagnosis": "500 phantoms with a diagnosis, `tiny` trained on 2,000 others",
+    "real": "122 real brains of two sites, 5 folds, from the packaged model on",
+    "sites": "the same, each site never seen in training",
+}
+START, END = "<!-- from docs/reports, by bench/table.py -->", "<!-- until here -->"
 TITLES = {
     "phantom_packaged": "Phantom: the packaged model",
     "phantom_tiny": "Phantom: preset `tiny`, trained from scratch",
@@ -85,7 +95,36 @@ def section(name: str, title: str) -> list[str]:
     return [*lines, ""]
 
 
+def results() -> list[str]:
+    """A row for each variable of each report, given the scan."""
+    lines = ["| given the scan | metavoxel | best dedicated model | exact limit | constant | 90 % intervals hold |",
+             "|---|---|---|---|---|---|"]  # fmt: skip
+    for name, title in REPORTS.items():
+        path = HERE.parent / "docs" / "reports" / name / "metrics.json"
+        if not path.exists():
+            continue
+        found = Findings.load(path)
+        lines.append(f"| **[{title}](docs/reports/{name}/)** | | | | | |")
+        own = [f for f in found.figures if (f.section, f.who, f.given, f.group) == ("accuracy", "model", "scan", "all")]
+        for figure in own:
+            if figure.metric not in ("mae", "accuracy") or (figure.metric == "mae" and figure.value != figure.value):
+                continue
+            v, metric = figure.variable, figure.metric
+            exact = found.value("accuracy", v, metric, who=EXACT, given="scan")
+            constant = found.value("accuracy", v, metric, who=CONSTANT, given="nothing")
+            best = best_of(found, v, metric)
+            held = found.value("calibration", v, "coverage_90", given="scan")
+            beside = f"{shown_value(best)} ({best.who})" if best else "-"
+            words = {"mae": f"{v}, mean error", "accuracy": f"{v}, share right"}[metric]
+            lines.append(f"| {words} | {shown_value(figure)} | {beside} | {shown_value(exact)} | {shown_value(constant)} | "
+                         f"{f'{held.value:.1%}' if held else ''} |")  # fmt: skip
+    return lines
+
+
 def main() -> None:
+    readme = HERE.parent / "README.md"
+    before, rest = readme.read_text().split(START)
+    readme.write_text("\n".join([before + START, "", *results(), "", END + rest.split(END)[1]]))
     notes = (HERE / "notes.md").read_text().rstrip()
     lines = ["# Benchmarks", "", notes, ""]
     for name, title in TITLES.items():

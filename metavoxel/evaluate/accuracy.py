@@ -60,7 +60,7 @@ def _conclusion(findings: Findings, name: str, metric: str, own: Sequence[Claim]
     worth = "no better than" if gain <= 0 else "better than" if lowest > 0 else "not certainly better than"
     said = _said(ours.value, is_class, unit)
     limit = f"; the exact answer has {_said(exact.value, is_class, unit)}" if exact else ""
-    best = best_other(findings, name, metric, own)
+    best = best_of(findings, name, metric)
     beside = ""
     if best is not None:
         overlap = (best.low or best.value) <= ours.value <= (best.high or best.value)
@@ -71,11 +71,12 @@ def _conclusion(findings: Findings, name: str, metric: str, own: Sequence[Claim]
     return f"Given the {given}, the model has {said}, {worth} a constant ({useless}){limit}.{beside}"
 
 
-def best_other(findings: Findings, name: str, metric: str, own: Sequence[Claim]) -> Figure | None:
-    """The best of the baselines' figures, of those whose claims about this variable are in `own`."""
-    others = {claim.who for claim in own} - {OURS, EXACT, CONSTANT}
-    found = [figure for who in sorted(others) if (figure := findings.value(SECTION, name, metric, who=who, given=SCAN))]
-    better = max if own[0].is_class else min
+def best_of(findings: Findings, name: str, metric: str) -> Figure | None:
+    """The best of the baselines' figures given the scan; None without baselines."""
+    wanted = (SECTION, name, metric, SCAN, EVERYBODY)
+    found = [f for f in findings.figures if (f.section, f.variable, f.metric, f.given, f.group) == wanted
+             and f.who not in (OURS, EXACT, CONSTANT)]  # fmt: skip
+    better = min if metric in ("mae", "brier") else max
     return better(found, key=lambda figure: figure.value) if found else None
 
 

@@ -45,7 +45,8 @@ def draw_scans(model: MetaVoxel, cohort: Cohort, folder: Path, n: int, seed: int
             given = {name: Given(values[rows].to(model.device), observed=known[rows].to(model.device))
                      for name, (values, known) in facts.items()}  # fmt: skip
             names = [image.name for image in images]
-            found = sample(model.denoiser, model.schema, given, names, 1, images_plan(STEPS), DPM2M, seed,
+            draws = 1 if given else rows.stop - rows.start  # of a model without facts: as many of its one law
+            found = sample(model.denoiser, model.schema, given, names, draws, images_plan(STEPS), DPM2M, seed,
                            first_row=rows.start)  # fmt: skip
             brains = {image.name: model.codecs[image.name].decode(found[image.name].reshape(-1, *image.entry_shape))
                       for image in images}  # fmt: skip

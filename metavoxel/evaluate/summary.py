@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from metavoxel.evaluate.accuracy import SECTION as ACCURACY
-from metavoxel.evaluate.accuracy import SHOWN, best_other, shown_value
+from metavoxel.evaluate.accuracy import SHOWN, best_of, shown_value
 from metavoxel.evaluate.asking import NOTHING, SCAN
 from metavoxel.evaluate.calibrated import SECTION as CALIBRATION
 from metavoxel.evaluate.calibrated import faults
@@ -21,7 +21,7 @@ def summary_section(findings: Findings, claims: Sequence[Claim]) -> Section:
         name, metric = claim.variable.name, next(iter(SHOWN[claim.is_class]))
         unit = getattr(claim.variable, "unit", "")
         label = f"{name}: {SHOWN[claim.is_class][metric]}{f', {unit}' if unit else ''}"
-        best = best_other(findings, name, metric, [c for c in claims if c.variable.name == name])
+        best = best_of(findings, name, metric)
         held = findings.value(CALIBRATION, name, "coverage_90", given=claim.given)
         own = [fault for fault in wrong if fault.startswith(f"{name},")]
         honest = "off" if own else "honest"
