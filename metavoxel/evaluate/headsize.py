@@ -28,7 +28,11 @@ def head_size_section(run: Evaluation) -> Section | None:
     sizes = np.full(len(run.cohort), np.nan)
     there = [path is not None for path in run.cohort.scans[image.name]]
     sizes[there] = run.rulers[image.name](scans)["head_ml"].to_numpy(float)
-    run.findings.add(figure for claim in claims for figure in beside_head_size(claim, sizes))
+    for claim in claims:
+        figures = list(beside_head_size(claim, sizes))
+        run.findings.add(figures)
+        if not figures:
+            run.findings.left_out.append(f"{claim.variable.name} beside head size: too few people's heads are as large.")
     return _section(run.findings, [claim.variable.name for claim in claims])
 
 

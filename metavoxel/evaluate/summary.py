@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from metavoxel.evaluate.accuracy import SECTION as ACCURACY
 from metavoxel.evaluate.accuracy import SHOWN, best_of, shown_value
 from metavoxel.evaluate.asking import NOTHING, SCAN
+from metavoxel.evaluate.calibrated import LEAST_PEOPLE, faults
 from metavoxel.evaluate.calibrated import SECTION as CALIBRATION
-from metavoxel.evaluate.calibrated import faults
 from metavoxel.evaluate.claims import Claim, main_claims
 from metavoxel.evaluate.figures import CONSTANT, EXACT, Findings
 from metavoxel.page import Section, Table
@@ -24,7 +24,7 @@ def summary_section(findings: Findings, claims: Sequence[Claim]) -> Section:
         best = best_of(findings, name, metric)
         held = findings.value(CALIBRATION, name, "coverage_90", given=claim.given)
         own = [fault for fault in wrong if fault.startswith(f"{name},")]
-        honest = "off" if own else "honest"
+        honest = "off" if own else "honest" if len(claim.rows) >= LEAST_PEOPLE else "too few people to tell"
         words = f"{honest}: 90 % hold {held.value:.0%}" if held else honest
         rows.append({
             f"given the {claim.given}": label,
@@ -35,7 +35,9 @@ def summary_section(findings: Findings, claims: Sequence[Claim]) -> Section:
             "its widths": words,
         })
     header = [column for column in rows[0] if any(row[column] not in ("", "-") for row in rows)]
-    good = "are calibrated" if not wrong else f"are not calibrated in {len(wrong)} cases"
+    few = min(len(claim.rows) for claim in main) < LEAST_PEOPLE
+    good = (f"are not calibrated in {len(wrong)} cases" if wrong
+            else "are of too few people to tell whether they are calibrated" if few else "are calibrated")  # fmt: skip
     table = Table(header, [[row[column] for column in header] for row in rows])
     said = f"The model's {len(main)} answers, one evaluation of the network a scan, {good}."
     return Section("In short", said, table=table,
