@@ -1,4 +1,4 @@
-"""Is a model that has learnt its training people by heart caught? Trained long on 20 scans and judged as users judge theirs;
+"""Is a model that has learnt its training people by heart caught? Trained long on 20 scans, judged as by users;
 beside it the packaged model, which has seen 40,000 people and none of these.
 
     python bench/copies.py [--steps 1500]
