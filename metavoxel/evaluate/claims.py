@@ -57,11 +57,7 @@ def claims(answers: Answers, baselines: Path | None) -> Iterator[Claim]:
     posterior = answers.cohort.root / POSTERIOR
     others = {(EXACT, SCAN): posterior} if posterior.is_file() else {}
     if baselines is not None:
-        found = {(path.parent.name, given): path for given, name in PREDICTIONS.items()
-                 for path in baselines.glob(f"*/{name}")}  # fmt: skip
-        if not found:
-            raise MetavoxelError(f"{baselines}: holds no NAME/{PREDICTIONS[SCAN]}; give what metavoxel baselines wrote")
-        others |= dict(sorted(found.items()))
+        others |= predictions_of(baselines)
     tables = {asked: _by_row(path, answers.cohort) for asked, path in others.items()}
     for v in answers.model.schema.scalars:
         truth = answers.truth(v.name)
@@ -76,6 +72,14 @@ def claims(answers: Answers, baselines: Path | None) -> Iterator[Claim]:
         yield from _some(_constant(answers, v, truth))
         for (who, given), table in tables.items():
             yield from _some(_tabulated(who, given, table, v, truth))
+
+
+def predictions_of(baselines: Path) -> dict[tuple[str, str], Path]:
+    """The table of each baseline in the folder, by its name and what it was told."""
+    found = {(path.parent.name, given): path for given, name in PREDICTIONS.items() for path in baselines.glob(f"*/{name}")}
+    if not found:
+        raise MetavoxelError(f"{baselines}: holds no NAME/{PREDICTIONS[SCAN]}; give what metavoxel baselines wrote")
+    return dict(sorted(found.items()))
 
 
 def pooled(folds: Sequence[Sequence[Claim]], rows: Sequence[int]) -> list[Claim]:

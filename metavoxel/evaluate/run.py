@@ -17,13 +17,14 @@ from metavoxel.errors import MetavoxelError
 from metavoxel.evaluate.accuracy import accuracy, accuracy_sections
 from metavoxel.evaluate.calibrated import calibration, calibration_section
 from metavoxel.evaluate.card import card, save_card
+from metavoxel.evaluate.claims import predictions_of
 from metavoxel.evaluate.coherence import coherence_section, contradictions, retest, surprises
 from metavoxel.evaluate.compare import ANSWERS, comparison, comparison_page, save_answers
 from metavoxel.evaluate.evaluation import Evaluation, Options
 from metavoxel.evaluate.fairness import fairness, fairness_section, group_columns
 from metavoxel.evaluate.figures import OURS, Findings
 from metavoxel.evaluate.headsize import head_size_section
-from metavoxel.evaluate.scans import image_sections
+from metavoxel.evaluate.scans import image_sections, spaces_of
 from metavoxel.evaluate.sides import Side, refuse_leak, sides_of
 from metavoxel.evaluate.summary import summary_section
 from metavoxel.files import atomic_write, checksum, make_folder, only_one
@@ -88,9 +89,12 @@ def compare_evaluations(a: Path, b: Path, out: Path, seed: int = 0) -> None:
 
 def _chapters(run: Evaluation) -> list[Section]:
     found, seed = run.findings, run.options.seed
+    # what a slip of the pen would spoil comes before what takes minutes
+    by, spaces = group_columns(run.cohort, run.options.by), spaces_of(run)
+    for baselines in filter(None, run.baselines):
+        predictions_of(baselines)
     found.add(accuracy(run.claims, run.people, seed))
     found.add(calibration(run.claims, seed))
-    by = group_columns(run.cohort, run.options.by)
     found.add(fairness(run.claims, run.cohort, by, seed))
     _left_out(run)
     if len(run.model.schema.scalars) > 1 and run.model.denoiser.coverage.separate:
@@ -98,7 +102,7 @@ def _chapters(run: Evaluation) -> list[Section]:
     found.add(surprises(run.surprises, LIMIT))
     found.add(retest(run.claims, run.cohort))
     optional = [fairness_section(found, run.claims), head_size_section(run), coherence_section(found),
-                *(image_sections(run) if len(run.models) == 1 else ())]  # fmt: skip
+                *image_sections(run, spaces)]  # fmt: skip
     main = [summary_section(found, run.claims), *accuracy_sections(found, run.claims)]
     return [*main, calibration_section(found, run.claims, seed), *filter(None, optional)]
 

@@ -1,6 +1,6 @@
 """Drawn scans and real ones, brought together on one grid and looked at through several kinds of features."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 import numpy as np
@@ -24,12 +24,14 @@ MOST_TRAINING = 2000
 """Scans that drawn ones are compared with, voxel by voxel."""
 DENSENET = "densenet/network-1.safetensors"
 IMAGE_ONLY = "image-only/model"
+Spaces = Mapping[str, See]
 
 
-def image_sections(run: Evaluation) -> Iterator[Section]:
-    """A section on each image variable's looks, and one on copies where the training people are known."""
+def image_sections(run: Evaluation, spaces: Mapping[str, Spaces]) -> Iterator[Section]:
+    """A section on each image variable's looks, and one on copies where the training people are known. spaces: what each
+    image's scans are compared by; without any, nothing is drawn."""
     found, seed, model = run.findings, run.options.seed, run.model
-    if not model.schema.images or run.options.scans == 0:
+    if not spaces:
         return
     if not model.denoiser.coverage.separate:
         found.left_out.append("Drawn scans: a model of one shared time draws them only by the paper's long way.")
@@ -41,10 +43,10 @@ def image_sections(run: Evaluation) -> Iterator[Section]:
         if not gallery.enough:
             found.left_out.append(f"Looks of {image.name}: too few scans to compare.")
             continue
-        spaces = _spaces(run, image)
-        found.add(images(gallery, spaces, seed, _beside(run, image, drawn.n)))
-        yield images_section(found, gallery, list(spaces), [v.name for v in model.schema.scalars])
-        if audits := copies(gallery, spaces, seed):
+        own = spaces[image.name]
+        found.add(images(gallery, own, seed, _beside(run, image, drawn.n)))
+        yield images_section(found, gallery, list(own), [v.name for v in model.schema.scalars])
+        if audits := copies(gallery, own, seed):
             found.add(copy_figures(image.name, audits))
             yield copies_section(gallery, audits)
             yield _matching(run, image, gallery)
@@ -105,8 +107,14 @@ def _gallery(run: Evaluation, image: Image, drawn: Drawn) -> Gallery:
     return Gallery(image.name, image.spacing, drawn.scans(image.name), made, real, rows, training, learned)
 
 
-def _spaces(run: Evaluation, image: Image) -> dict[str, See]:
-    """What scans are compared by: voxels and, where they can be had, tissue volumes and networks' features."""
+def spaces_of(run: Evaluation) -> dict[str, Spaces]:
+    """What each image's scans are compared by; nothing where none are drawn, as for the models of several folds."""
+    images = run.model.schema.images if run.options.scans and len(run.models) == 1 else ()
+    return {image.name: _spaces(run, image) for image in images}
+
+
+def _spaces(run: Evaluation, image: Image) -> Spaces:
+    """Voxels and, where they can be had, tissue volumes and networks' features."""
     spaces: dict[str, See] = {"voxels": as_voxels}
     if image.name in run.rulers:
         spaces["anatomy"] = partial(_anatomy, run.rulers[image.name])
