@@ -245,6 +245,17 @@ def test_trees_use_volumes_where_they_are_measured(cohort: Cohort, tmp_path: Pat
         trees(asked, True, lambda part: volumes(part).iloc[1:])
 
 
+def test_a_voxel_that_is_dark_in_training_does_not_decide(cohort: Cohort, tmp_path: Path) -> None:
+    """One held-out person has a bright voxel where all who train have next to nothing."""
+    asked = study(cohort, tmp_path)
+    plain = linear(asked, False)["age"]
+    for part, values in ((asked.train, 1e-7 * (np.arange(len(asked.train)) % 2)), (asked.test, [1.0] * len(asked.test))):
+        stack = part._stacks[0]
+        stack.voxels = np.array(stack.voxels)
+        stack.voxels[:, 0, 0, 0] = values
+    assert abs(linear(asked, False)["age"][0] - plain[0]) < 3
+
+
 @pytest.mark.slow
 def test_linear_beats_a_constant(tmp_path: Path) -> None:
     people = mv.read_cohort(write_cohort(tmp_path / "c", 200, seed=2))

@@ -29,6 +29,8 @@ from metavoxel.schema import Categorical, Scalar
 
 VOXEL_MM = 5.0
 """Voxels are averaged to about this size."""
+FARTHEST = 5.0
+"""A voxel's sd that it can be from the mean."""
 FOLDS = 5
 CHUNK = 32
 RIDGE = {"alpha": np.logspace(-3, 3, 7)}
@@ -118,7 +120,8 @@ def _line(v: Scalar, voxels: int) -> tuple[tuple[BaseEstimator, ...], dict]:
 
 
 def _shrink(voxels: np.ndarray) -> np.ndarray:
-    return voxels / np.sqrt(voxels.shape[1], dtype=voxels.dtype)
+    """A voxel that is dark in nearly all who train, but not in somebody else, would be thousands of sd away."""
+    return voxels.clip(-FARTHEST, FARTHEST) / np.sqrt(voxels.shape[1], dtype=voxels.dtype)
 
 
 def _boosting(v: Scalar, seed: int) -> tuple[tuple[BaseEstimator, ...], dict]:
