@@ -129,7 +129,9 @@ def _left_out(run: Evaluation) -> None:
 
 def _page(run: Evaluation, sections: Sequence[Section]) -> Report:
     about: dict[str, Any] = dict(run.findings.about)
-    lead = f"{about['model']['name']} on {about['cohort']['people']} people of {about['cohort']['name']}."
+    folds, name = about["model"]["folds"], about["model"]["name"]
+    who = name if folds == 1 else f"{folds} models, {name}, each asked about people it was trained without,"
+    lead = f"{who} on {about['cohort']['people']} people of {about['cohort']['name']}."
     left = run.findings.left_out
     if left:
         rows = [(sentence,) for sentence in left]
