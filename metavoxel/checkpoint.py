@@ -46,7 +46,7 @@ def read_json(path: Path) -> Any:
     if not path.is_file():
         raise MetavoxelError(f"{path}: no such file; is {path.parent} a model folder?")
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise MetavoxelError(f"{path}: not valid JSON ({error}); copy or train it again") from error
 

@@ -147,8 +147,8 @@ def preset(name: str = "tiny", **changes: object) -> Config:
 def read_config(path: Path, name: str = "tiny") -> Config:
     """A YAML file's settings laid over a preset's."""
     try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise MetavoxelError(f"{path}: cannot be read as YAML ({str(error).splitlines()[0]})") from error
     if not isinstance(content, dict):
         raise MetavoxelError(f"{path}: holds no settings; write for example 'joint: {{steps: 2000}}'")

@@ -370,8 +370,8 @@ class Schema:
         """From YAML text, or from the file at a Path."""
         source = str(text) if isinstance(text, Path) else "schema"
         try:
-            content = yaml.safe_load(text.read_text() if isinstance(text, Path) else text)
-        except (OSError, yaml.YAMLError) as error:
+            content = yaml.safe_load(text.read_text(encoding="utf-8") if isinstance(text, Path) else text)
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise MetavoxelError(f"{source}: cannot be read as YAML ({str(error).splitlines()[0]})") from error
         return cls.from_dict(content, source)
 

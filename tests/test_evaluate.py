@@ -54,10 +54,10 @@ def test_report_figures_and_card_are_written(report):
     assert {"accuracy", "calibration", "images", "copies", "coherence", "requests"} <= sections
     assert findings.value("coherence", "T1w", "share_surprising").value == 0
     assert 0.5 < findings.value("coherence", "T1w", "median_surprise").value < 1.5
-    page = (report / "report.html").read_text()
+    page = (report / "report.html").read_text(encoding="utf-8")
     assert page.startswith("<!doctype html>") and "In short" in page and "src=\"data:image/png" in page
     assert "http" not in page.split("<body>")[1]  # self-contained
-    assert "Test-retest: nobody was scanned twice." in (report / "model_card.md").read_text()
+    assert "Test-retest: nobody was scanned twice." in (report / "model_card.md").read_text(encoding="utf-8")
     assert json.loads((report / "model_card.json").read_text())["training"]["people"] == 40000
 
 
@@ -154,6 +154,18 @@ def test_people_of_the_training_are_refused_by_name(cohort, tmp_path):
     two.scans["T1w"][3] = one.scans["T1w"][5]
     with pytest.raises(MetavoxelError, match="sub-0006 and sub-0016 have the same scan"):
         refuse_leak(one, two)
+
+
+def test_a_table_with_a_pattern_is_evaluated(run, cohort, tmp_path):
+    """Under other names than the model's, as tables have them."""
+    table = pd.read_csv(cohort / "participants.tsv", sep="\t").iloc[:12].rename(columns={"sex": "gender"})
+    people = cohort.parent / "people.csv"
+    table.to_csv(people, index=False)
+    pattern = "cohort/{participant_id}/anat/{participant_id}_{modality}.nii.gz"
+    status, error = run("evaluate", "phantom", people, "-o", tmp_path / "out", "--scans", 0, "--pattern", pattern,
+                        "--variables", "T1w,age,sex=gender")  # fmt: skip
+    assert status == 0, error
+    assert Findings.load(tmp_path / "out/metrics.json").value("accuracy", "sex", "auc", given="scan").n > 8
 
 
 @pytest.mark.parametrize(

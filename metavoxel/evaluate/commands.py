@@ -47,8 +47,14 @@ def baselines(
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="Folder, hf://owner/name or phantom; with --compare: an evaluation.")],
-    cohort: Annotated[Path, typer.Argument(help="BIDS folder or table; with --compare: another evaluation.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Folder, hf://owner/name or phantom; runs/fold-{fold}: one for each fold of --split; with --compare: an "
+            "evaluation."
+        ),
+    ],
+    cohort: Annotated[str, typer.Argument(help="BIDS folder or table; with --compare: another evaluation.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for report.html, metrics.json and the model card.")],
     compare: Annotated[bool, typer.Option("--compare", help="Two evaluations side by side, with paired tests.")] = False,
     split: SplitOption = None,
@@ -62,15 +68,19 @@ def evaluate(
     radimagenet: Annotated[Path | None, typer.Option(help="Weights of RadImageNet's ResNet-50, for a 2.5-D FID.")] = None,
     medicalnet: Annotated[Path | None, typer.Option(help="Weights of a MedicalNet, for a 3-D FID.")] = None,
     licence: Annotated[str | None, typer.Option(help="Of the training data, for the model card.")] = None,
+    variables: VariablesOption = None,
+    pattern: PatternOption = None,
+    schema: SchemaOption = None,
     seed: Annotated[int, typer.Option(help="Same seed, same machine, same figures.")] = 0,
 ) -> None:
     """Whether a model is right: accuracy, calibration, drawn scans, copies, groups -> OUT/report.html, metrics.json."""
+    from metavoxel.data.cohort import read_cohort
     from metavoxel.evaluate.evaluation import Options
     from metavoxel.evaluate.run import compare_evaluations
     from metavoxel.evaluate.run import evaluate as judge
 
     if compare:
-        compare_evaluations(Path(model), cohort, out, seed)
+        compare_evaluations(Path(model), Path(cohort), out, seed)
         return
     options = Options(split, fold, training, baselines, names(by) or (), scans, radimagenet, medicalnet, licence, seed)
-    judge(model, cohort, out, options)
+    judge(model, read_cohort(cohort, names(variables), pattern, schema), out, options)

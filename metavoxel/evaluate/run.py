@@ -39,7 +39,7 @@ INPUTS = "inputs.json"
 
 
 def evaluate(
-    model: str | Path, cohort: str | Path, out: str | Path, options: Options | None = None, *, quiet: bool = False
+    model: str | Path, cohort: Cohort | str | Path, out: str | Path, options: Options | None = None, *, quiet: bool = False
 ) -> Findings:
     """Evaluates a model on a cohort and writes OUT/report.html, metrics.json, model_card.md and .json.
 
@@ -50,7 +50,7 @@ def evaluate(
     holds something else.
     """
     out, options = Path(out), options or Options()
-    whole = read_cohort(cohort)
+    whole = cohort if isinstance(cohort, Cohort) else read_cohort(cohort)
     sides = sides_of(str(model), whole, options)
     for side in sides:
         if side.training is not None:
@@ -59,7 +59,7 @@ def evaluate(
     test = whole.subset(asked)
     make_folder(out / WORK)
     with only_one(out / WORK / "lock", f"evaluating into {out}"):
-        about = _about(sides, model, test, cohort, options)
+        about = _about(sides, model, test, options)
         _claim(out, about)
         alone = sides[0] if len(sides) == 1 else None
         run = Evaluation(
@@ -141,15 +141,13 @@ def _page(run: Evaluation, sections: Sequence[Section]) -> Report:
     return Report("Is this model right?", [lead], sections, [footer])
 
 
-def _about(
-    sides: Sequence[Side], name: str | Path, test: Cohort, cohort: str | Path, options: Options
-) -> dict[str, object]:
+def _about(sides: Sequence[Side], name: str | Path, test: Cohort, options: Options) -> dict[str, object]:
     weights = " ".join(checksum(resolve(side.name) / "model.safetensors") for side in sides)
     architecture = sides[0].model.config.net.architecture
     return {
         "metavoxel": __version__,
         "model": {"name": Path(name).name, "weights": weights, "architecture": architecture, "folds": len(sides)},
-        "cohort": {"name": Path(cohort).resolve().name, "people": len(test.participants), "rows": len(test),
+        "cohort": {"name": test.root.resolve().name, "people": len(test.participants), "rows": len(test),
                    "fingerprint": test.fingerprint()},
         "seed": options.seed,
     }  # fmt: skip

@@ -119,7 +119,7 @@ class Task:
 def read_record(sidecar: Path) -> dict[str, Any]:
     """The sidecar's content; empty when there is none, or it was not written by this program."""
     try:
-        record = json.loads(sidecar.read_text())
+        record = json.loads(sidecar.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) and "Key" in record else {}
