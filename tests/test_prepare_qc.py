@@ -14,7 +14,7 @@ from metavoxel.errors import MetavoxelError
 from metavoxel.prepare.qc import review, robust_z
 from metavoxel.prepare.task import PRIVATE, Task
 
-FINE = {"brain_volume_ml": 1400.0, "template_overlap": 0.9, "registration_score": 0.45, "signal_to_noise": 40.0,
+FINE = {"brain_volume_ml": 1400.0, "template_overlap": 0.94, "registration_score": 0.45, "signal_to_noise": 40.0,
         "cut_cm2": 0.0, "sides_disagree": False}  # fmt: skip
 N = 24
 
