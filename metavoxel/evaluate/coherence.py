@@ -67,7 +67,7 @@ def coherence_section(findings: Findings) -> Section | None:
         worst = max(gaps, key=lambda figure: figure.value)
         sentences.append(f"Answering {worst.variable} directly or by way of another fact differs by {worst.value:.2f} "
                          "at most (0: one joint law; numbers in sd, classes in probability).")  # fmt: skip
-    sentences += [f"{f.value:.0%} of {f.n} {f.variable} scans are unlike those in training." for f in odd]
+    sentences += [f"{f.value:.1%} of {f.n} {f.variable} scans are unlike those in training." for f in odd]
     rows = [(figure.variable, figure.metric.replace("_", " "), f"{figure.value:.3g}", str(figure.n)) for figure in own]
     return Section("Does the model agree with itself?", " ".join(sentences) or "See the table.",
                    table=Table(("variable", "figure", "value", "n"), rows))  # fmt: skip
