@@ -97,13 +97,14 @@ def _chapters(run: Evaluation) -> list[Section]:
     found.add(calibration(run.claims, seed))
     found.add(fairness(run.claims, run.cohort, by, seed))
     _left_out(run)
-    if len(run.model.schema.scalars) > 1 and run.model.denoiser.coverage.separate:
+    separate = run.model.denoiser.coverage.separate
+    if len(run.model.schema.scalars) > 1 and separate:
         found.add(contradictions(run.model, run.cohorts[0], seed, run.work / "contradictions.csv"))
     found.add(surprises(run.surprises, LIMIT))
     found.add(retest(run.claims, run.cohort))
     optional = [fairness_section(found, run.claims), head_size_section(run), coherence_section(found),
                 *image_sections(run, spaces)]  # fmt: skip
-    main = [summary_section(found, run.claims), *accuracy_sections(found, run.claims)]
+    main = [summary_section(found, run.claims, separate), *accuracy_sections(found, run.claims)]
     return [*main, calibration_section(found, run.claims, seed), *filter(None, optional)]
 
 

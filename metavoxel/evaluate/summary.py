@@ -4,16 +4,18 @@ from collections.abc import Sequence
 
 from metavoxel.evaluate.accuracy import SECTION as ACCURACY
 from metavoxel.evaluate.accuracy import SHOWN, best_of, shown_value
-from metavoxel.evaluate.asking import NOTHING, SCAN
+from metavoxel.evaluate.asking import NOTHING, PAPER_DRAWS, SCAN
 from metavoxel.evaluate.calibrated import LEAST_PEOPLE, faults
 from metavoxel.evaluate.calibrated import SECTION as CALIBRATION
 from metavoxel.evaluate.claims import Claim, main_claims
 from metavoxel.evaluate.figures import CONSTANT, EXACT, Findings
+from metavoxel.methods import IMAGE_STEPS
 from metavoxel.page import Section, Table
 
 
-def summary_section(findings: Findings, claims: Sequence[Claim]) -> Section:
-    """The model's answers given the scan beside the best baseline's, the limit, a constant; whether widths are honest."""
+def summary_section(findings: Findings, claims: Sequence[Claim], at_once: bool) -> Section:
+    """The model's answers given the scan beside the best baseline's, the limit, a constant; whether widths are honest.
+    at_once: whether one evaluation of the network gave them, or the draws of the paper's inference."""
     main = main_claims(claims)
     wrong = faults(findings, main)
     rows = []
@@ -39,6 +41,7 @@ def summary_section(findings: Findings, claims: Sequence[Claim]) -> Section:
     good = (f"are not calibrated in {len(wrong)} cases" if wrong
             else "are of too few people to tell whether they are calibrated" if few else "are calibrated")  # fmt: skip
     table = Table(header, [[row[column] for column in header] for row in rows])
-    said = f"The model's {len(main)} answers, one evaluation of the network a scan, {good}."
+    how = "one evaluation of the network a scan" if at_once else f"{PAPER_DRAWS} draws of {IMAGE_STEPS} evaluations each"
+    said = f"The model's {len(main)} answers, {how}, {good}."
     return Section("In short", said, table=table,
                    note="Brackets: 95 % intervals over people.")  # fmt: skip
