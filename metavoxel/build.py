@@ -24,7 +24,7 @@ from metavoxel.diffusion import joint_loss
 from metavoxel.errors import MetavoxelError
 from metavoxel.image_law import told
 from metavoxel.latents import ImageCodec
-from metavoxel.loading import ImageStack, load_images
+from metavoxel.loading import ImageStack, large_array, load_images
 from metavoxel.model import MetaVoxel, load
 from metavoxel.nets.autoencoder import Autoencoder
 from metavoxel.noise import Noise
@@ -341,9 +341,7 @@ def _encode_all(
     s = config.autoencoder
     shape = (variants, len(stack), s.latent_channels, *s.latent_grid(codec.image.shape))
     temporary = file.with_suffix(".part") if file else None
-    latents = (
-        np.lib.format.open_memmap(temporary, "w+", np.float16, shape) if temporary else np.zeros(shape, np.float16)
-    )
+    latents = large_array(temporary, shape) if temporary else np.zeros(shape, np.float16)
     for part in track(torch.arange(len(stack)).split(CHUNK), f"encoding {codec.image.name}", disable=quiet):
         for variant in range(variants):
             voxels = stack.rows(part).to(place)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,7 @@ from metavoxel.data.cohort import Cohort
 from metavoxel.data.conform import Conformed, Grid, conform
 from metavoxel.data.volume import read_volume
 from metavoxel.errors import MetavoxelError
+from metavoxel.files import write_error
 from metavoxel.schema import Image
 
 WORKERS = 2
@@ -67,11 +69,28 @@ def load_images(cohort: Cohort, image: Image, cache: Path, progress: Progress = 
     return ImageStack(np.load(file, mmap_mode="r"), present, key)
 
 
+def large_array(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    """A new float16 array on disk, mapped into memory: what is assigned to it is written there.
+
+    All its space is taken at once: where a mapped file outgrows the disk later, the system ends the process without a word.
+    Raises MetavoxelError when there is not enough.
+    """
+    try:
+        array = np.lib.format.open_memmap(path, "w+", np.float16, shape)
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise write_error(path, error) from error
+    return array
+
+
 def _fill(file: Path, paths: list[Path | None], image: Image, progress: Progress) -> None:
     temporary = file.with_suffix(".part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        stack = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=(len(paths), *image.shape))
+        stack = large_array(temporary, (len(paths), *image.shape))
         with ThreadPoolExecutor(WORKERS) as pool:
             arrays = pool.map(lambda path: None if path is None else load_scan(path, image).array, paths)
             for row, array in enumerate(arrays):

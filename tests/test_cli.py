@@ -1,7 +1,9 @@
 """The commands as a user types them: what they write, and one line and status 2 for each kind of wrong input."""
 
+import errno
 import gzip
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -209,6 +211,19 @@ def test_full_disk_leaves_nothing_behind(refused, untrained, phantoms, tmp_path)
     blocked.write_text("a file where a folder should be")
     assert "blocked" in refused("sample", untrained, "--given", "age=70", "--steps", 1, "-o", blocked)
     assert blocked.read_text() == "a file where a folder should be"
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system cannot be asked for space")
+def test_a_disk_too_small_for_the_scans_is_said_before_they_are_read(refused, phantoms, tmp_path, monkeypatch):
+    """Unasked, the system would end the process without a word when the mapped file outgrows the disk."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    said = refused("train", phantoms, "-o", tmp_path / "m", "--cache", tmp_path / "cache")
+    assert "disk full while writing" in said and "T1w" in said
+    assert not list((tmp_path / "cache").iterdir())
 
 
 def test_hub_model_offline_says_what_to_do(refused, tmp_path):
