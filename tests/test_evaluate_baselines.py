@@ -20,6 +20,8 @@ from metavoxel.evaluate import baselines
 from metavoxel.evaluate.baselines import BASELINES, RECORD, run_baselines
 from metavoxel.evaluate.classical import _line, linear, trees
 from metavoxel.evaluate.dedicated import ask, features_of, load_dedicated, train_dedicated
+from metavoxel.evaluate.evaluation import Options
+from metavoxel.evaluate.run import evaluate
 from metavoxel.evaluate.sizes import Sizes, sizes
 from metavoxel.evaluate.study import Study, make_study
 from metavoxel.evaluate.variants import as_numbers, images_alone
@@ -91,6 +93,19 @@ def test_every_baseline_answers_in_the_columns_of_predict(made: Path) -> None:
     told = {name: list(about["predictions"].values()) for name, about in record["baselines"].items()}
     assert told["densenet"] == told["paper"] == ["scan", "scan and other facts"]
     assert told["trees"] == ["scan", "scan and other facts", "other facts"]
+
+
+def test_the_papers_model_is_evaluated_in_spite_of_gaps(
+    made: Path, cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It cannot ignore a missing fact, so the rows that lack the same are asked together, without it."""
+    monkeypatch.setattr("metavoxel.methods.IMAGE_STEPS", 2)
+    few = cohort.subset(range(8))
+    assert few.table[["age", "sex", "diagnosis", "mmse"]].isna().to_numpy().any()
+    found = evaluate(made / "paper/model", few, tmp_path, Options(scans=0), quiet=True)
+    for name, metric in (("age", "mae"), ("diagnosis", "accuracy")):
+        figure = found.value("accuracy", name, metric, given="scan and other facts")
+        assert figure is not None and np.isfinite(figure.value) and figure.n == few.table[name].notna().sum()
 
 
 def test_a_run_goes_on_where_it_was_stopped(made: Path, cohort: Cohort, tmp_path: Path) -> None:

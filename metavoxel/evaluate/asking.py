@@ -24,6 +24,7 @@ from metavoxel.schema import Categorical, Scalar
 DRAWS = 99
 """A multiple of the ranks' bins, less one."""
 PAPER_DRAWS = 3
+"""Of which a prediction is the mean or the majority (paper, "Inference")."""
 BLOCK = 64
 """Rows that are asked about before anything is written."""
 SURPRISE = "surprise"
@@ -143,24 +144,44 @@ def _asked(
             yield f"{image.name}|{SURPRISE}", surprise_of(model.denoiser, image, model.usual[image.name], known[image.name])
 
 
+def told_alike(known: Mapping[str, Given], rows: int) -> Iterator[tuple[np.ndarray, dict[str, Given]]]:
+    """Rows that have the same values, (n,), and those values alone: a model of one shared time cannot ignore a gap."""
+    everywhere = torch.ones(rows, dtype=torch.bool)
+    there = torch.stack([everywhere if g.observed is None else g.observed.cpu() for g in known.values()], 1)
+    for pattern in torch.unique(there, dim=0):
+        own = (there == pattern).all(1).nonzero()[:, 0]
+        yield own.numpy(), {name: Given(given.value[own.to(given.value.device)])
+                            for (name, given), has in zip(known.items(), pattern.tolist()) if has}  # fmt: skip
+
+
 def _answer(
     reader: Denoiser, model: MetaVoxel, v: Scalar, told: Mapping[str, Given], first: int, rows: int, seed: int
 ) -> dict[str, np.ndarray]:
     """mean and draws of a number, probabilities of a class; from PAPER_DRAWS draws where no one evaluation gives them."""
-    separate = model.denoiser.coverage.separate
-    is_class = isinstance(v, Categorical)
-    clean = expect(reader, model.schema, told, [v.name])[v.name] if separate else None
-    if is_class and clean is not None:
-        return {"probabilities": _each_row(clean.double().exp(), rows)}
-    drawn = draw_facts(reader, model.schema, told, [v.name], DRAWS if separate else PAPER_DRAWS, seed, first_row=first)
+    if not model.denoiser.coverage.separate:
+        return _by_draws(model, v, told, first, rows, seed)
+    clean = expect(reader, model.schema, told, [v.name])[v.name]
     if isinstance(v, Categorical):
-        shares = torch.nn.functional.one_hot(drawn[v.name], len(v.levels)).double().mean(1)
-        return {"probabilities": _each_row(shares, rows)}
-    values = _each_row(torch.from_numpy(np.asarray(v.decode(drawn[v.name]))), rows)
+        return {"probabilities": _each_row(clean.double().exp(), rows)}
+    drawn = draw_facts(reader, model.schema, told, [v.name], DRAWS, seed, first_row=first)[v.name]
+    values = _each_row(torch.from_numpy(np.asarray(v.decode(drawn))), rows)
     linear = v.scale is not None and v.scale.kind == "linear"
-    if clean is not None and linear:  # only a linear scale carries a mean of scores over to a mean of values
+    if linear:  # only a linear scale carries a mean of scores over to a mean of values
         return {"mean": _each_row(torch.from_numpy(np.asarray(v.decode(clean))), rows), "draws": values}
     return {"mean": values.mean(1), "draws": values}
+
+
+def _by_draws(
+    model: MetaVoxel, v: Scalar, told: Mapping[str, Given], first: int, rows: int, seed: int
+) -> dict[str, np.ndarray]:
+    levels = len(v.levels) if isinstance(v, Categorical) else 0
+    draws = np.zeros((rows, PAPER_DRAWS, *([levels] if levels else [])))  # zeros where there is no scan: nobody asks
+    for own, alike in told_alike(told, rows):
+        if any(image.name in alike for image in model.schema.images):
+            row = first + int(own[0])
+            drawn = draw_facts(model.denoiser, model.schema, alike, [v.name], PAPER_DRAWS, seed, first_row=row)[v.name]
+            draws[own] = np.eye(levels)[drawn.cpu().numpy()] if levels else v.decode(drawn)
+    return {"probabilities": draws.mean(1)} if levels else {"mean": draws.mean(1), "draws": draws}
 
 
 def _each_row(x: Tensor, rows: int) -> np.ndarray:

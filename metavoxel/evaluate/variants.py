@@ -6,17 +6,16 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from metavoxel.answers import batches
 from metavoxel.data.cohort import Cohort
 from metavoxel.data.table import IDENTIFIERS
-from metavoxel.diffusion import Given
+from metavoxel.evaluate.asking import PAPER_DRAWS as DRAWS
+from metavoxel.evaluate.asking import told_alike
 from metavoxel.evaluate.study import Part
 from metavoxel.loading import Progress
-from metavoxel.methods import IMAGE_STEPS
+from metavoxel.methods import IMAGE_STEPS, draw_facts
 from metavoxel.model import MetaVoxel
 from metavoxel.schema import Categorical, Continuous
-
-DRAWS = 3
-"""Of which a prediction is the mean or the majority (paper, "Inference")."""
 
 
 def images_alone(cohort: Cohort) -> Cohort:
@@ -52,22 +51,21 @@ def by_draws(
     """
     same = all(model.schema[name].kind == part.schema[name].kind for name in part.schema.names)
     cohort = part.cohort if same else as_numbers(part.cohort)
-    told = {name: model.schema.scalar(name).encode(cohort.column(name)) for name in given}
     found: dict[str, np.ndarray] = {}
     for name in want:
         variable = part.schema.scalar(name)
         shape = (len(variable.levels),) if isinstance(variable, Categorical) else ()
         found[name] = np.full((len(part), *shape), np.nan)
-    for row in range(len(part)):
-        scans = {image.name: cohort.scans[image.name][row] for image in model.schema.images}
-        if any(scans.values()):
-            posterior = model.posterior({name: scan for name, scan in scans.items() if scan is not None})
-            facts = {name: Given(x[row, None].to(model.device)) for name, (x, known) in told.items() if known[row]}
-            asked = replace(posterior, known={**posterior.known, **facts})
-            draws = asked.sample(want, DRAWS, seed + row, steps, method="replacement")
+    for batch in batches(model.schema, model.codecs, cohort, dict.fromkeys(given), model.device):
+        for own, alike in told_alike(batch.known, batch.rows):
+            if not any(image.name in alike for image in model.schema.images):
+                continue
+            drawn = draw_facts(model.denoiser, model.schema, alike, want, DRAWS, seed, steps=steps,
+                               first_row=batch.first + int(own[0]))  # fmt: skip
             for name in want:
-                found[name][row] = _summary(part.schema.scalar(name), draws[name])
-        progress(row + 1, len(part))
+                draws = model.schema.scalar(name).decode(drawn[name])
+                found[name][batch.first + own] = [_summary(part.schema.scalar(name), row) for row in draws]
+        progress(batch.first + batch.rows, len(part))
     return found
 
 
