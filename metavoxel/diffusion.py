@@ -325,7 +325,13 @@ class _Question:
         return {**state, **moved}
 
     def denoise(self, state: State, t: float) -> State:
-        return self.denoiser(state, {v.name: self.level(v, t) for v in self.seen})
+        times = {v.name: self.level(v, t) for v in self.seen}
+        shown = [v.name for v in self.seen if isinstance(v, Image)]
+        if not shown or self.want.intersection(shown):
+            return self.denoiser(state, times)
+        # scans that are noised along are read at every step, but nobody asks for them: they are not decoded
+        reader = self.denoiser.freeze(*({name: part[name] for name in shown} for part in (state, times)))
+        return reader(*({v.name: part[v.name] for v in self.schema.scalars} for part in (state, times)))
 
 
 def _check_coverage(coverage: Coverage, schema: Schema, given: Mapping[str, Given], want: set[str]) -> None:

@@ -42,24 +42,35 @@ class PaperDenoiser(nn.Module):
         return next(self.parameters()).device
 
     def forward(self, state: State, times: Times) -> State:
-        t = self._shared(times)
+        noise, answers = self.net(*self._entering(state, times))
+        clean = self._scalars(answers, state, times)
+        for image, eps in zip(self.schema.images, noise.split(self.channels, 1)):
+            clean[image.name] = clean_value(state[image.name], eps, image.clock.tau(times[image.name]))
+        return clean
+
+    def scalars_alone(self, state: State, times: Times) -> State:
+        """`forward` without the images, which more than half of the network is for."""
+        return self._scalars(self.net.answers(*self._entering(state, times)), state, times)
+
+    def _entering(self, state: State, times: Times) -> tuple[Tensor, Tensor, Tensor]:
+        """Images, scalars as numbers and the one time, as the network takes them."""
         images = torch.cat([state[image.name] for image in self.schema.images], 1)
         numbers = [_as_number(v, state[v.name]) for v in self.schema.scalars]
         scalars = torch.stack(numbers, 1) if numbers else images.new_zeros(len(images), 0)
-        noise, answers = self.net(images, scalars, t)
-        taus = {v.name: v.clock.tau(times[v.name]) for v in self.schema}
+        return images, scalars, self._shared(times)
+
+    def _scalars(self, answers: list[Tensor], state: State, times: Times) -> State:
         clean = {}
-        for image, eps in zip(self.schema.images, noise.split(self.channels, 1)):
-            clean[image.name] = clean_value(state[image.name], eps, taus[image.name])
         for v, raw in zip(self.schema.scalars, answers):
             if isinstance(v.process, Discrete):
                 clean[v.name] = torch.log_softmax(raw, -1)
             else:
-                clean[v.name] = clean_value(state[v.name], raw[:, 0], taus[v.name])
+                clean[v.name] = clean_value(state[v.name], raw[:, 0], v.clock.tau(times[v.name]))
         return clean
 
     def freeze(self, images: State, times: Times) -> "KeptImages":
-        """The denoiser of the scalars for these images (rows, ...). Saves nothing: scalars enter at the first layer."""
+        """The denoiser of the scalars for these images (rows, ...). Scalars enter at the first layer, so
+        that only the way up to the images is saved."""
         return KeptImages(self, images, times)
 
     def _shared(self, times: Times) -> Tensor:
@@ -88,8 +99,7 @@ class KeptImages:
             {name: x.repeat_interleave(rows // len(x), 0) for name, x in part.items()}
             for part in (self.images, self.times)
         )
-        clean = self.denoiser({**state, **images}, {**times, **levels})
-        return {v.name: clean[v.name] for v in self.denoiser.schema.scalars}
+        return self.denoiser.scalars_alone({**state, **images}, {**times, **levels})
 
     def freeze(self, images: State, times: Times) -> "KeptImages":
         return self

@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from metavoxel.build import train
 from metavoxel.checkpoint import read_json, write_json
-from metavoxel.config import Config
+from metavoxel.config import Config, read_config
 from metavoxel.data.cohort import Cohort
 from metavoxel.data.splits import draw_split, part_of
 from metavoxel.errors import MetavoxelError
@@ -67,6 +67,7 @@ def run_baselines(
     out: str | Path,
     preset: str | Sizes = "tiny",
     *,
+    config: str | Path | None = None,
     split: str | Path | None = None,
     fold: int | None = None,
     only: Sequence[str] | None = None,
@@ -82,6 +83,7 @@ def run_baselines(
     that failed, with the reason: one that fails does not stop the others.
 
     split, fold: as for `train`, and its other part is answered; without a split one is drawn and kept as out/split.tsv.
+    config: settings laid over the preset's that the joint model was trained with; image-only then has them too.
     want: default age and sex. volumes: measures a cohort's anatomy, for trees; default: `cohort_volumes` of its first 3-D
     image. resume: go on with a stopped run of the same people and preset; what is finished is kept. Raises MetavoxelError
     where the study itself makes no sense.
@@ -93,6 +95,8 @@ def run_baselines(
     if (folder / RECORD).exists() and not resume:
         raise MetavoxelError(f"{folder}: holds baselines already; add --resume to go on, or choose another folder")
     chosen = sizes(preset) if isinstance(preset, str) else preset
+    if config is not None:
+        chosen = replace(chosen, joint=read_config(Path(config), preset if isinstance(preset, str) else "tiny"))
     if split is None and fold is None:
         split = make_folder(folder) / "split.tsv"
         if not split.exists():
@@ -194,7 +198,9 @@ def _trees(s: Setting, folder: Path) -> Trained:
 
 
 def _image_only(s: Setting, folder: Path) -> Trained:
-    _, about = _joint(s, folder, images_alone(s.study.train.cohort), s.sizes.joint)
+    joint = s.sizes.joint.joint
+    drawing = replace(s.sizes.joint, joint=replace(joint, steps=max(1, joint.steps - s.sizes.joint.reading)))
+    _, about = _joint(s, folder, images_alone(s.study.train.cohort), drawing)
     return Trained({}, about)
 
 

@@ -14,6 +14,7 @@ def baselines(
     cohort: CohortArg,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for their answers, and what was trained.")],
     preset: Annotated[str, typer.Option(help="tiny, small or paper.")] = "tiny",
+    config: Annotated[Path | None, typer.Option(help="The YAML that the joint model was trained with, if any.")] = None,
     only: Annotated[
         str | None,
         typer.Option(help="Some of densenet, vit, linear, trees, image-only, continuous-sex, paper; default: all."),
@@ -37,8 +38,8 @@ def baselines(
 
     data = read_cohort(cohort, names(variables), pattern, schema)
     failed = run_baselines(
-        data, out, preset, split=split, fold=fold, only=names(only), want=names(want), resume=resume, cache=cache,
-        device=device, seed=seed,
+        data, out, preset, config=config, split=split, fold=fold, only=names(only), want=names(want), resume=resume,
+        cache=cache, device=device, seed=seed,
     )  # fmt: skip
     if failed:
         say(f"{', '.join(failed)} failed; the others and the reasons are in {out / RECORD}")

@@ -10,7 +10,7 @@ class Sizes:
     """Settings of every baseline that has any. The grid is that of `joint`."""
 
     joint: Config
-    """Of the joint model that the baselines are held against; image-only uses it as it is."""
+    """Of the joint model that the baselines are held against; image-only has it too, less the steps that only read."""
     paper: Config
     """Of the paper's network and times; continuous-sex uses it too."""
     densenet: dict[str, int]
