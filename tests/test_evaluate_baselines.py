@@ -244,6 +244,16 @@ def test_presets_are_whole() -> None:
         assert own.vit["width"] % own.vit["heads"] == 0
 
 
+def test_image_only_trains_as_long_on_images_as_the_joint_model(cohort: Cohort, tmp_path: Path) -> None:
+    """Its config, less the steps that only read."""
+    own = tmp_path / "own.yaml"
+    own.write_text(f"{{shape: [32, 32, 32], spacing: 6.0, reading: 3, joint: {{steps: 5, batch: 4, validate_every: 1}}, "
+                   f"net: {json.dumps(small().joint.net.__dict__)}}}")  # fmt: skip
+    run_baselines(cohort, tmp_path / "b", small(), config=own, only=["image-only"], quiet=True)
+    about = json.loads((tmp_path / "b" / RECORD).read_text())["baselines"]["image-only"]
+    assert (about["steps"], about["batch"]) == (2, 4)
+
+
 def test_trees_use_volumes_where_they_are_measured(cohort: Cohort, tmp_path: Path) -> None:
     """Volumes that are the age itself are found; a table of other people's rows is refused."""
     asked = study(cohort, tmp_path, want=["age"])

@@ -17,6 +17,7 @@ from metavoxel.clocks import LDM_BETAS, LDM_STEPS, Cosine, ScaledLinear, alpha, 
 from metavoxel.codecs import Standard
 from metavoxel.config import PRESETS, from_dict, read_config, to_dict
 from metavoxel.data.columns import ColumnGuess
+from metavoxel.denoiser import LearnedDenoiser, make_denoiser
 from metavoxel.diffusion import Given, joint_loss, noise_error, sample, tied
 from metavoxel.nets.joint import NetSettings
 from metavoxel.nets.paper import PaperNet, PaperSettings
@@ -200,6 +201,38 @@ def test_kept_images_answer_as_the_whole_network_does() -> None:
     assert set(answers) == set(names)
     for name in names:
         torch.testing.assert_close(answers[name], whole[name])
+
+
+class Whole:
+    """A denoiser that takes no short cut: what is asked of frozen scans, the whole network answers."""
+
+    def __init__(self, denoiser: LearnedDenoiser, images: State | None = None, times: Times | None = None) -> None:
+        self.denoiser, self.coverage, self.device = denoiser, denoiser.coverage, denoiser.device
+        self.images, self.times = images or {}, times or {}
+
+    def freeze(self, images: State, times: Times) -> "Whole":
+        return Whole(self.denoiser, images, times)
+
+    def __call__(self, state: State, times: Times) -> State:
+        return self.denoiser({**self.images, **state}, {**self.times, **times})
+
+
+@pytest.mark.parametrize("settings", [TINY, NetSettings(widths=(8, 16), patch=1, token_width=16, heads=2)])
+@torch.no_grad()
+def test_scans_noised_along_are_read_and_never_decoded(
+    settings: PaperSettings | NetSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Replacement asks for facts: the same draws as by the whole network, without its way up to the images."""
+    schema = Schema([*images(GRID, 1), *facts()])
+    denoiser = make_denoiser(schema, settings, SharedTimes()).eval()
+    for parameter in denoiser.parameters():
+        parameter.add_(0.05 * torch.randn_like(parameter))
+    given, want = {"scan0": Given(torch.randn(2, 1, *GRID), level=tied)}, [v.name for v in schema.scalars]
+    whole = sample(Whole(denoiser), schema, given, want, 3, even_plan(5), DDIM)
+    monkeypatch.setattr(denoiser.net, "ups" if isinstance(settings, PaperSettings) else "decoder", None)
+    drawn = sample(denoiser, schema, given, want, 3, even_plan(5), DDIM)
+    for name in want:
+        torch.testing.assert_close(drawn[name], whole[name])
 
 
 def test_several_times_are_refused() -> None:
