@@ -26,15 +26,14 @@ def summary_section(findings: Findings, claims: Sequence[Claim], at_once: bool) 
         best = best_of(findings, name, metric)
         held = findings.value(CALIBRATION, name, "coverage_90", given=claim.given)
         own = [fault for fault in wrong if fault.startswith(f"{name},")]
-        honest = "off" if own else "honest" if len(claim.rows) >= LEAST_PEOPLE else "too few people to tell"
-        words = f"{honest}: 90 % hold {held.value:.0%}" if held else honest
+        calibrated = "no" if own else "yes" if len(claim.rows) >= LEAST_PEOPLE else "too few people"
         rows.append({
             f"given the {claim.given}": label,
             "model": shown_value(findings.value(ACCURACY, name, metric, given=claim.given)),
             "best baseline": f"{shown_value(best)} ({best.who})" if best else "",
             "exact limit": shown_value(findings.value(ACCURACY, name, metric, who=EXACT, given=SCAN)),
             "constant": shown_value(findings.value(ACCURACY, name, metric, who=CONSTANT, given=NOTHING)),
-            "its widths": words,
+            "calibrated": f"{calibrated}: 90 % hold {held.value:.0%}" if held else calibrated,
         })
     header = [column for column in rows[0] if any(row[column] not in ("", "-") for row in rows)]
     few = min(len(claim.rows) for claim in main) < LEAST_PEOPLE
