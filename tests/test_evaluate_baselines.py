@@ -219,6 +219,7 @@ def test_components_of_people_lose_nothing_that_an_l2_penalty_can_use() -> None:
     train, test = rng.normal(size=(2, 30, 203)).astype(np.float32) * np.linspace(0.1, 3, 203, dtype=np.float32)
     truth = train[:, 0] + train[:, 201] + rng.normal(size=30)
     (inputs, components, ridge), grid = _line(mv.Continuous("age"), 200)
+    assert components.fit_transform(train).dtype == np.float64  # in single, thousands of people are ill-conditioned
     for alpha in grid["alpha"]:
         ridge.set_params(alpha=alpha)
         short, long = (make_pipeline(*steps).fit(train, truth).predict(test) for steps in

@@ -113,7 +113,8 @@ def _line(v: Scalar, voxels: int) -> tuple[tuple[BaseEstimator, ...], dict]:
     use, and are as many as people, not voxels."""
     scans = ("voxels", make_pipeline(StandardScaler(), FunctionTransformer(_shrink)), slice(0, voxels))
     inputs = ColumnTransformer([scans], remainder=StandardScaler())
-    components = KernelPCA(kernel="linear", eigen_solver="dense")
+    # in double precision from there: the weakest penalty is lost in single
+    components = make_pipeline(KernelPCA(kernel="linear", eigen_solver="dense"), FunctionTransformer(np.float64))
     if isinstance(v, Categorical):
         return (inputs, components, LogisticRegression(max_iter=1000)), LOGISTIC
     return (inputs, components, Ridge()), RIDGE
