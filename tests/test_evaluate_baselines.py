@@ -227,6 +227,21 @@ def test_components_of_people_lose_nothing_that_an_l2_penalty_can_use() -> None:
         assert np.allclose(short, long, atol=2e-3 * truth.std())
 
 
+def test_facts_beside_a_scan_do_not_drown_its_finer_components() -> None:
+    """Hundreds of people, in single precision: strong facts that say nothing, and voxels that say everything faintly."""
+    rng = np.random.default_rng(0)
+    people, voxels = 600, 1500
+    hidden = rng.normal(size=(people, 200)) * np.logspace(0, -2.5, 200)
+    sex = np.eye(2)[rng.integers(2, size=people)]
+    inputs = np.concatenate([hidden @ rng.normal(size=(200, voxels)), sex, np.ones((people, 1))], 1).astype(np.float32)
+    truth = hidden @ np.logspace(0, 1.5, 200)
+    steps, _ = _line(mv.Continuous("age"), voxels)
+    steps[-1].set_params(alpha=1e-3)
+    single, double = (make_pipeline(*steps).fit(x[:500], truth[:500]).predict(x[500:]) for x in
+                      (inputs, inputs.astype(np.float64)))  # fmt: skip
+    assert np.allclose(single, double, atol=0.02 * truth.std())
+
+
 def test_cohorts_of_the_ablations(cohort: Cohort) -> None:
     coded = as_numbers(cohort)
     assert coded.columns["sex"].kind == "continuous" and cohort.columns["sex"].is_class

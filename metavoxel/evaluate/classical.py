@@ -113,8 +113,8 @@ def _line(v: Scalar, voxels: int) -> tuple[tuple[BaseEstimator, ...], dict]:
     use, and are as many as people, not voxels."""
     scans = ("voxels", make_pipeline(StandardScaler(), FunctionTransformer(_shrink)), slice(0, voxels))
     inputs = ColumnTransformer([scans], remainder=StandardScaler())
-    # in double precision from there: the weakest penalty is lost in single
-    components = make_pipeline(KernelPCA(kernel="linear", eigen_solver="dense"), FunctionTransformer(np.float64))
+    # in double precision: beside facts, which weigh thousands of times what a fine component does, single lost the latter
+    components = make_pipeline(FunctionTransformer(np.float64), KernelPCA(kernel="linear", eigen_solver="dense"))
     if isinstance(v, Categorical):
         return (inputs, components, LogisticRegression(max_iter=1000)), LOGISTIC
     return (inputs, components, Ridge()), RIDGE
