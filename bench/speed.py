@@ -19,6 +19,7 @@ import torch
 from common import clock, record
 
 import metavoxel as mv
+from metavoxel.data.cohort import Cohort
 from metavoxel.data.phantom import write_cohort
 from metavoxel.data.volume import Volume, read_volume, write_volume
 from metavoxel.diffusion import Given, encode_once
@@ -34,7 +35,11 @@ Ask = Callable[[mv.MetaVoxel, Path, int], object]
 
 
 def read(model: mv.MetaVoxel, folder: Path, n: int) -> object:
-    return model.predict(mv.read_cohort(folder).subset(range(n)), ["age", "sex"], draws=0, compare=False)
+    return read_people(model, mv.read_cohort(folder).subset(range(n)))
+
+
+def read_people(model: mv.MetaVoxel, people: Cohort) -> object:
+    return model.predict(people, ["age", "sex"], draws=0, compare=False)
 
 
 def read_with_intervals(model: mv.MetaVoxel, folder: Path, n: int) -> object:
@@ -46,9 +51,12 @@ def read_and_compare(model: mv.MetaVoxel, folder: Path, n: int) -> object:
 
 
 def read_as_the_paper_does(model: mv.MetaVoxel, folder: Path, n: int) -> object:
+    return read_people_as_the_paper_does(model, mv.read_cohort(folder).subset(range(n)))
+
+
+def read_people_as_the_paper_does(model: mv.MetaVoxel, people: Cohort) -> object:
     name = model.first_image().name
-    scans = mv.read_cohort(folder).scans[name][:n]
-    return [model.sample({name: scan}, ["age", "sex"], 3, steps=50, method="replacement") for scan in scans]
+    return [model.sample({name: scan}, ["age", "sex"], 3, steps=50, method="replacement") for scan in people.scans[name]]
 
 
 def draw_scans(model: mv.MetaVoxel, folder: Path, n: int) -> object:
@@ -138,19 +146,13 @@ def draws_beside_the_trunk(label: str, model: mv.MetaVoxel) -> dict[str, object]
 
 def beside_the_paper(model: mv.MetaVoxel, folder: Path, n: int) -> dict[str, object]:
     """Age and sex of n scans, read from files, by one evaluation and by the paper's 150: medians over REPEATS in turn."""
-    cohort = mv.read_cohort(folder).subset(range(n))
-    name, facts = model.first_image().name, ["age", "sex"]
-    asked = {
-        "1_evaluation": lambda: model.predict(cohort, facts, draws=0, compare=False),
-        "150": lambda: [
-            model.sample({name: scan}, facts, 3, steps=50, method="replacement") for scan in cohort.scans[name]
-        ],
-    }
+    people = mv.read_cohort(folder).subset(range(n))
+    asked = {"1_evaluation": read_people, "150": read_people_as_the_paper_does}
     seconds: dict[str, list[float]] = {how: [] for how in asked}
     for _ in range(REPEATS + 1):  # the first warms up
         for how, ask in asked.items():
             start = time.perf_counter()
-            ask()
+            ask(model, people)
             seconds[how].append(time.perf_counter() - start)
     medians = {how: float(np.median(times[1:])) for how, times in seconds.items()}
     found: dict[str, object] = {f"milliseconds_in_{how}_{n}_scans": 1e3 * median for how, median in medians.items()}

@@ -265,9 +265,15 @@ def test_image_only_trains_as_long_on_images_as_the_joint_model(cohort: Cohort, 
     own = tmp_path / "own.yaml"
     own.write_text(f"{{shape: [32, 32, 32], spacing: 6.0, reading: 3, joint: {{steps: 5, batch: 4, validate_every: 1}}, "
                    f"net: {json.dumps(small().joint.net.__dict__)}}}")  # fmt: skip
-    run_baselines(cohort, tmp_path / "b", small(), config=own, only=["image-only"], quiet=True)
+    run_baselines(cohort, tmp_path / "b", config=own, only=["image-only"], quiet=True)
     about = json.loads((tmp_path / "b" / RECORD).read_text())["baselines"]["image-only"]
     assert (about["steps"], about["batch"]) == (2, 4)
+    with pytest.raises(MetavoxelError, match="another config"):
+        run_baselines(cohort, tmp_path / "b", only=["image-only"], resume=True, quiet=True)
+    with pytest.raises(MetavoxelError, match="own sizes have their config"):
+        run_baselines(cohort, tmp_path / "c", small(), config=own, quiet=True)
+    paper = sizes("tiny", own).paper
+    assert (paper.shape, paper.spacing) == ((32, 32, 32), (6.0, 6.0, 6.0))
 
 
 def test_trees_use_volumes_where_they_are_measured(cohort: Cohort, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Every useful question about every person, asked once and kept on disk in blocks: a stopped evaluation goes on from the
 last, and memory holds one block of scans however large the cohort is."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -144,14 +144,24 @@ def _asked(
             yield f"{image.name}|{SURPRISE}", surprise_of(model.denoiser, image, model.usual[image.name], known[image.name])
 
 
-def told_alike(known: Mapping[str, Given], rows: int) -> Iterator[tuple[np.ndarray, dict[str, Given]]]:
-    """Rows that have the same values, (n,), and those values alone: a model of one shared time cannot ignore a gap."""
+def paper_draws(
+    model: MetaVoxel, known: Mapping[str, Given], want: Sequence[str], first: int, rows: int, seed: int,
+    steps: int | None = None,
+) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:  # fmt: skip
+    """PAPER_DRAWS draws by the paper's inference: which n rows, and (n, draws) of each wanted in human units.
+
+    A model of one shared time cannot ignore a gap: rows that lack the same are asked together, those without a scan never.
+    """
     everywhere = torch.ones(rows, dtype=torch.bool)
     there = torch.stack([everywhere if g.observed is None else g.observed.cpu() for g in known.values()], 1)
     for pattern in torch.unique(there, dim=0):
         own = (there == pattern).all(1).nonzero()[:, 0]
-        yield own.numpy(), {name: Given(given.value[own.to(given.value.device)])
-                            for (name, given), has in zip(known.items(), pattern.tolist()) if has}  # fmt: skip
+        alike = {name: Given(given.value[own.to(given.value.device)])
+                 for (name, given), has in zip(known.items(), pattern.tolist()) if has}  # fmt: skip
+        if any(image.name in alike for image in model.schema.images):
+            drawn = draw_facts(model.denoiser, model.schema, alike, want, PAPER_DRAWS, seed, steps=steps,
+                               first_row=first + int(own[0]))  # fmt: skip
+            yield own.numpy(), {name: model.schema.scalar(name).decode(drawn[name]) for name in want}
 
 
 def _answer(
@@ -174,14 +184,11 @@ def _answer(
 def _by_draws(
     model: MetaVoxel, v: Scalar, told: Mapping[str, Given], first: int, rows: int, seed: int
 ) -> dict[str, np.ndarray]:
-    levels = len(v.levels) if isinstance(v, Categorical) else 0
-    draws = np.zeros((rows, PAPER_DRAWS, *([levels] if levels else [])))  # zeros where there is no scan: nobody asks
-    for own, alike in told_alike(told, rows):
-        if any(image.name in alike for image in model.schema.images):
-            row = first + int(own[0])
-            drawn = draw_facts(model.denoiser, model.schema, alike, [v.name], PAPER_DRAWS, seed, first_row=row)[v.name]
-            draws[own] = np.eye(levels)[drawn.cpu().numpy()] if levels else v.decode(drawn)
-    return {"probabilities": draws.mean(1)} if levels else {"mean": draws.mean(1), "draws": draws}
+    levels = np.array(v.levels, dtype=object) if isinstance(v, Categorical) else None
+    draws = np.zeros((rows, PAPER_DRAWS, *(() if levels is None else levels.shape)))  # zeros without a scan: nobody asks
+    for own, drawn in paper_draws(model, told, [v.name], first, rows, seed):
+        draws[own] = drawn[v.name] if levels is None else drawn[v.name][..., None] == levels
+    return {"mean": draws.mean(1), "draws": draws} if levels is None else {"probabilities": draws.mean(1)}
 
 
 def _each_row(x: Tensor, rows: int) -> np.ndarray:

@@ -17,18 +17,18 @@ import numpy as np
 
 from metavoxel.build import train
 from metavoxel.checkpoint import read_json, write_json
-from metavoxel.config import Config, read_config
+from metavoxel.config import Config, to_dict
 from metavoxel.data.cohort import Cohort
 from metavoxel.data.splits import draw_split, part_of
 from metavoxel.errors import MetavoxelError
 from metavoxel.evaluate.anatomy import cohort_volumes
-from metavoxel.evaluate.asking import BOTH, OTHERS, SCAN
+from metavoxel.evaluate.asking import BOTH, OTHERS, PAPER_DRAWS, SCAN
 from metavoxel.evaluate.claims import PREDICTIONS
 from metavoxel.evaluate.classical import Volumes, linear, trees
 from metavoxel.evaluate.dedicated import ask, train_dedicated
 from metavoxel.evaluate.sizes import Sizes, sizes
 from metavoxel.evaluate.study import Study, make_study
-from metavoxel.evaluate.variants import DRAWS, as_numbers, by_draws, images_alone
+from metavoxel.evaluate.variants import as_numbers, by_draws, images_alone
 from metavoxel.files import atomic_write, make_folder
 from metavoxel.model import MetaVoxel
 from metavoxel.progress import one_bar, say
@@ -83,7 +83,7 @@ def run_baselines(
     that failed, with the reason: one that fails does not stop the others.
 
     split, fold: as for `train`, and its other part is answered; without a split one is drawn and kept as out/split.tsv.
-    config: settings laid over the preset's that the joint model was trained with; image-only then has them too.
+    config: a file of settings laid over those of the preset named, which the joint model was trained with.
     want: default age and sex. volumes: measures a cohort's anatomy, for trees; default: `cohort_volumes` of its first 3-D
     image. resume: go on with a stopped run of the same people and preset; what is finished is kept. Raises MetavoxelError
     where the study itself makes no sense.
@@ -94,9 +94,9 @@ def run_baselines(
     folder = Path(out)
     if (folder / RECORD).exists() and not resume:
         raise MetavoxelError(f"{folder}: holds baselines already; add --resume to go on, or choose another folder")
-    chosen = sizes(preset) if isinstance(preset, str) else preset
-    if config is not None:
-        chosen = replace(chosen, joint=read_config(Path(config), preset if isinstance(preset, str) else "tiny"))
+    if config is not None and not isinstance(preset, str):
+        raise MetavoxelError("config is laid over a preset by name; own sizes have their config in `joint`")
+    chosen = sizes(preset, None if config is None else Path(config)) if isinstance(preset, str) else preset
     if split is None and fold is None:
         split = make_folder(folder) / "split.tsv"
         if not split.exists():
@@ -109,7 +109,8 @@ def run_baselines(
         if volumes is None and image is not None:
             volumes = partial(cohort_volumes, image=image)
         setting = Setting(study, chosen, Path(scratch), volumes, device, resume, quiet)
-        record = _record(folder, cohort, study, taken, preset if isinstance(preset, str) else "own sizes")
+        named = preset if isinstance(preset, str) else "own sizes"
+        record = _record(folder, cohort, study, taken, named, None if config is None else to_dict(chosen.joint))
         if not quiet:
             people = f"{len(train_part.participants)} people train, {len(test_part.participants)} are asked about"
             say(f"{people}: {', '.join(study.want)}; baselines: {', '.join(names)}")
@@ -144,10 +145,13 @@ def _run(names: Sequence[str], setting: Setting, folder: Path, record: dict) -> 
     return failed
 
 
-def _record(folder: Path, cohort: Cohort, study: Study, taken: dict[str, object], preset: str) -> dict:
+def _record(
+    folder: Path, cohort: Cohort, study: Study, taken: dict[str, object], preset: str, config: dict[str, object] | None
+) -> dict:
     """What is known of earlier runs into this folder, which must be of the same study."""
     about = {
-        "cohort": cohort.fingerprint(), **taken, "preset": preset, "want": list(study.want), "seed": study.seed,
+        "cohort": cohort.fingerprint(), **taken, "preset": preset, "config": config,
+        "want": list(study.want), "seed": study.seed,
         "training_people": len(study.train.cohort.participants), "test_people": len(study.test.cohort.participants),
         "test_rows": len(study.test),
     }  # fmt: skip
@@ -198,9 +202,9 @@ def _trees(s: Setting, folder: Path) -> Trained:
 
 
 def _image_only(s: Setting, folder: Path) -> Trained:
-    joint = s.sizes.joint.joint
-    drawing = replace(s.sizes.joint, joint=replace(joint, steps=max(1, joint.steps - s.sizes.joint.reading)))
-    _, about = _joint(s, folder, images_alone(s.study.train.cohort), drawing)
+    config = s.sizes.joint
+    with_images = replace(config.joint, steps=max(1, config.joint.steps - config.reading))
+    _, about = _joint(s, folder, images_alone(s.study.train.cohort), replace(config, joint=with_images))
     return Trained({}, about)
 
 
@@ -226,7 +230,7 @@ def _asked_by_draws(s: Setting, model: MetaVoxel, about: dict[str, object]) -> T
             given = s.study.others(want[0]) if told == BOTH else []
             with one_bar(f"{', '.join(want)} from {told}", s.quiet) as report:
                 answers[told] |= by_draws(model, s.study.test, want, given, s.study.seed, report)
-    return Trained(answers, {**about, "draws": DRAWS})
+    return Trained(answers, {**about, "draws": PAPER_DRAWS})
 
 
 BASELINES: dict[str, Callable[[Setting, Path], Trained]] = {

@@ -1,8 +1,9 @@
 """How large the baselines are, by preset: `tiny` for a CPU, `small` for a GPU, `paper` at the paper's resolution."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from metavoxel.config import PRESETS, Config, Optimiser, preset
+from metavoxel.config import PRESETS, Config, Optimiser, preset, read_config
 
 
 @dataclass(frozen=True)
@@ -27,23 +28,24 @@ _PAPER = {key: PRESETS["paper"][key] for key in ("times", "clock", "chain", "sca
 _FULL = {"init_features": 64, "growth_rate": 32}
 
 
-def sizes(name: str) -> Sizes:
-    """The sizes of a preset."""
-    joint = preset(name)
+def sizes(name: str, config: Path | None = None) -> Sizes:
+    """The sizes of a preset; config: a YAML file that the joint model was trained with, laid over it."""
+    joint = read_config(config, name) if config else preset(name)
+    grid = {"shape": joint.shape, "spacing": joint.spacing}
     if name == "tiny":
         net = {"architecture": "paper", "widths": (16, 32, 64), "blocks": 1}
         # full voxels would cost the paper's network hours here: it reads a latent, as in the paper, of half the grid
         coding = {"codec": "autoencoder", "autoencoder": {"channels": (8, 16), "latent_channels": 4},
                   "encoding": {"steps": 300, "batch": 8, "rate": 1e-3, "validate_every": 100}}  # fmt: skip
-        slow = preset(name, **_PAPER, **coding, net=net, reading=0,
+        slow = preset(name, **_PAPER, **coding, **grid, net=net, reading=0,
                       joint={"steps": 600, "batch": 16, "rate": 1e-3, "validate_every": 200})  # fmt: skip
         half = {"init_features": 32, "growth_rate": 16}
         return Sizes(joint, slow, half, {"patch": 8, "width": 192, "depth": 6, "heads": 6},
                      Optimiser(steps=300, batch=32, rate=1e-3, validate_every=50), apart=False)  # fmt: skip
     if name == "small":
         net = {"architecture": "paper", "widths": (128, 256, 384), "blocks": 2, "heads": 8, "context": 256}
-        slow = preset(name, **_PAPER, net=net, joint={"rate": 1e-4})
+        slow = preset(name, **_PAPER, **grid, net=net, joint={"rate": 1e-4})
         return Sizes(joint, slow, _FULL, {"patch": 8, "width": 384, "depth": 8, "heads": 6},
                      Optimiser(steps=10_000, batch=16, rate=3e-4, validate_every=500), apart=True)  # fmt: skip
-    return Sizes(joint, joint, _FULL, {"patch": 16, "width": 768, "depth": 12, "heads": 12},
+    return Sizes(joint, preset(name, **grid), _FULL, {"patch": 16, "width": 768, "depth": 12, "heads": 12},
                  Optimiser(steps=100_000, batch=8, rate=1e-4, validate_every=2000), apart=True)  # fmt: skip

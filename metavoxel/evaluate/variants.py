@@ -9,11 +9,10 @@ import torch
 from metavoxel.answers import batches
 from metavoxel.data.cohort import Cohort
 from metavoxel.data.table import IDENTIFIERS
-from metavoxel.evaluate.asking import PAPER_DRAWS as DRAWS
-from metavoxel.evaluate.asking import told_alike
+from metavoxel.evaluate.asking import paper_draws
 from metavoxel.evaluate.study import Part
 from metavoxel.loading import Progress
-from metavoxel.methods import IMAGE_STEPS, draw_facts
+from metavoxel.methods import IMAGE_STEPS
 from metavoxel.model import MetaVoxel
 from metavoxel.schema import Categorical, Continuous
 
@@ -44,7 +43,7 @@ def by_draws(
     progress: Progress = lambda done, total: None,
     steps: int = IMAGE_STEPS,
 ) -> dict[str, np.ndarray]:
-    """Answers by the paper's inference, replacement: of a number the mean of DRAWS draws, of a class each level's share.
+    """Answers by the paper's inference, replacement: of a number the mean of a few draws, of a class each level's share.
 
     given: facts that are told beside the scans; a cell that is missing is drawn along. A class that the model knows as a
     number is rounded to the nearest level, draw by draw. NaN for a row without a scan.
@@ -57,13 +56,8 @@ def by_draws(
         shape = (len(variable.levels),) if isinstance(variable, Categorical) else ()
         found[name] = np.full((len(part), *shape), np.nan)
     for batch in batches(model.schema, model.codecs, cohort, dict.fromkeys(given), model.device):
-        for own, alike in told_alike(batch.known, batch.rows):
-            if not any(image.name in alike for image in model.schema.images):
-                continue
-            drawn = draw_facts(model.denoiser, model.schema, alike, want, DRAWS, seed, steps=steps,
-                               first_row=batch.first + int(own[0]))  # fmt: skip
-            for name in want:
-                draws = model.schema.scalar(name).decode(drawn[name])
+        for own, drawn in paper_draws(model, batch.known, want, batch.first, batch.rows, seed, steps):
+            for name, draws in drawn.items():
                 found[name][batch.first + own] = [_summary(part.schema.scalar(name), row) for row in draws]
         progress(batch.first + batch.rows, len(part))
     return found
