@@ -37,6 +37,7 @@ TITLES = {
     "calibration": "Calibration of the packaged model",
     "surprise": "Scans unlike the training scans",
     "images": "Scans drawn by the packaged model",
+    "law": "Clean scans by the law of images, and by the packaged network on it",
     "anatomy": "Volumes of tissues against the phantoms' truth and against DLMUSE's labels",
     "speed": "Network evaluations and seconds for each kind of question",
     "copies": "A model that has learnt its training people by heart, and one that has not",

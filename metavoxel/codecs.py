@@ -101,7 +101,9 @@ class Latent:
     sd: tuple[float, ...]
     marginal_variance: float = 1.0
     factors: int = 0
-    """Of the image's normal law (see `image_law`)."""
+    """Components of the whole image in its normal law (see `image_law`)..."""
+    neighbours: int = 0
+    """...and of each block of it (see `neighbours`)."""
 
 
 Scale = Annotated[Standard | Log | Quantile, Field(discriminator="kind")]

@@ -37,9 +37,8 @@ class JointDenoiser(nn.Module):
         images = {image.name: image.fitted.channels for image in schema.images}
         self.net = JointNet(settings, dims, images, [_token(v) for v in schema.scalars])
         facts = sum(fact_width(v) for v in schema.scalars)
-        self.laws = nn.ModuleDict(
-            {image.name: ImageLaw(image.entry_shape, facts, image.fitted.factors) for image in schema.images}
-        )
+        self.laws = nn.ModuleDict({image.name: ImageLaw(image.entry_shape, facts, image.fitted.factors,
+                                                        image.fitted.neighbours) for image in schema.images})  # fmt: skip
 
     @property
     def device(self) -> torch.device:

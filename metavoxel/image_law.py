@@ -1,12 +1,13 @@
 """What is expected of a whole image before the network speaks: a normal law about the mean of people with such facts.
 
-    x_0 = mean + slopes . facts + factors . z + rest,        z ~ N(0, I), rest independent in every entry
+    x_0 = mean + slopes . facts + factors . z + what neighbours share + rest,   z ~ N(0, I), rest independent in every entry
 
-Age moves every voxel by little, and the size of a head thousands of voxels together. A network alone takes days to follow
-either; under this law both are exact from the first step, whatever is known of the image (Bayes' rule), and the network
-learns what is not normal. (Probabilistic principal components: Tipping and Bishop 1999.)
+Age moves every voxel by little, the size of a head thousands of voxels together, a fold those beside it (see `neighbours`).
+A network alone takes days to follow them; under this law all are exact from the first step, whatever is known of the image
+(Bayes' rule), and the network learns what is not normal. (Probabilistic principal components: Tipping and Bishop 1999.)
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from metavoxel.clocks import alpha, sigma
+from metavoxel.neighbours import SHIFTS, Neighbours, Seen, Tiling, components, fitted, shares, worthwhile
 from metavoxel.schema import Categorical, Scalar, State, Times
 
 CHUNK = 32
@@ -21,11 +23,11 @@ RIDGE = 10.0
 """Pseudo-people of the average kind, against chance in small cohorts."""
 FLOOR = 0.02
 """Least variance of an entry, of their average: a background that never varied in training may vary a little in use."""
+MOST_FACTORS, ENTRIES_A_FACTOR, MOST_NEIGHBOURS = 32, 20, 24
 PEOPLE_A_FACTOR = 20
 MOST_PEOPLE, MOST_NUMBERS = 2000, 10**8
 """From whom the factors are found, and how many entries of theirs are held in memory."""
 COLUMNS = 4096
-ALIKE, JUDGES = (1, 3, 10, 30, 100, 300, 1000), 64
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,13 @@ class Told:
         if self.chances is None:
             return torch.diag_embed(self.variance)
         return torch.diag_embed(self.chances) - self.chances[:, :, None] * self.chances[:, None]
+
+
+def law_sizes(shape: Sequence[int]) -> tuple[int, int]:
+    """How many components a law of images (channels, *grid) has: of the whole image, and of each block of it."""
+    entries = math.prod(shape)
+    factors = min(MOST_FACTORS, entries // ENTRIES_A_FACTOR)
+    return factors, min(MOST_NEIGHBOURS, MOST_NUMBERS // entries // PEOPLE_A_FACTOR) if worthwhile(shape[1:]) else 0
 
 
 def fact_width(v: Scalar) -> int:
@@ -76,36 +85,52 @@ def told(scalars: Sequence[Scalar], state: State, times: Times, rows: int) -> li
 
 
 class ImageLaw(nn.Module):
-    """The law over the training rows, in standardised entries: buffers (channels, *grid) each; of a fresh one, N(0, 1)."""
+    """The law over the training rows, in standardised entries: buffers (channels, *grid) each; of a fresh one, N(0, 1).
+
+    facts, factors, neighbours: how many slopes it has, components of the whole image, and of each block of it.
+    """
 
     mean: Tensor
     variance: Tensor
     slopes: Tensor
     factors: Tensor
     rest: Tensor
-    alike: Tensor
+    """Variance that facts and factors leave."""
+    local: Tensor
+    """(tilings, components, channels, *grid): what of the rest neighbours share."""
+    local_rest: Tensor
+    """(tilings, channels, *grid): the variance that is left then."""
+    shares: Tensor
+    """(tilings, *grid): how much each tiling's answer counts."""
 
-    def __init__(self, shape: tuple[int, ...], facts: int, factors: int = 0) -> None:
+    def __init__(self, shape: tuple[int, ...], facts: int, factors: int = 0, neighbours: int = 0) -> None:
         super().__init__()
+        self.tilings = [Tiling(shape[1:], shift) for shift in (SHIFTS if neighbours else SHIFTS[:1])]
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("variance", torch.ones(shape))
         self.register_buffer("slopes", torch.zeros(facts, *shape))
         self.register_buffer("factors", torch.zeros(factors, *shape))
         self.register_buffer("rest", torch.ones(shape))
-        self.register_buffer("alike", torch.ones(()))
+        self.register_buffer("local", torch.zeros(len(self.tilings), neighbours, *shape))
+        self.register_buffer("local_rest", torch.ones(len(self.tilings), *shape))
+        self.register_buffer("shares", shares(self.tilings), persistent=False)
+        self._kept: tuple[object, list[Neighbours]] = None, []
 
     def set(self, mean: Tensor, variance: Tensor, slopes: Tensor, factors: Tensor, rest: Tensor) -> None:
-        """variance: about the mean of all; rest: what facts and factors (as many as there are, or fewer) leave of it."""
+        """variance: about the mean of all; rest: what facts and factors (as many as there are, or fewer) leave of it, in
+        every entry by itself."""
         floor = FLOOR * float(variance.mean())
         self.mean.copy_(mean)
         self.variance.copy_(variance.clamp_min(floor))
         self.slopes.copy_(slopes)
         self.factors.zero_()[: len(factors)] = factors
         self.rest.copy_(rest.clamp_min(floor))
+        self.local.zero_()
+        self.local_rest.copy_(self.rest.expand_as(self.local_rest))
 
     def fit(self, entries: Callable[[Tensor], Tensor], rows: Tensor, facts: Tensor) -> None:
         """Of people: entries(rows) gives (n, channels, *grid) standardised; facts (people, facts) are theirs, of mean 0, 0
-        where missing. Slopes by ridge regression, factors from what it leaves."""
+        where missing. Slopes by ridge regression, factors from what it leaves, neighbours from what the factors leave."""
         facts = facts.double()
         total = square = cross = torch.zeros((), dtype=torch.float64)
         for part in rows.split(CHUNK):
@@ -122,26 +147,26 @@ class ImageLaw(nn.Module):
         slopes = torch.linalg.solve(inner + ridge, cross.flatten(1)).reshape(cross.shape)
         rest = variance - (slopes * torch.tensordot(inner / len(rows), slopes, dims=1)).sum(0)
         mean, slopes = mean.float(), slopes.float()
-        factors = _principal(entries, rows, facts.float(), mean, slopes, len(self.factors))
+        people = min(len(rows), MOST_PEOPLE, max(2, MOST_NUMBERS // mean.numel()))
+        chosen = rows[torch.linspace(0, len(rows) - 1, people).round().long()]
+        usual = (mean + torch.tensordot(facts[part].float(), slopes, dims=1) for part in chosen.split(CHUNK))
+        off = torch.cat([entries(part) - expected for part, expected in zip(chosen.split(CHUNK), usual)])
+        factors = components(off.flatten(1), min(len(self.factors), people // PEOPLE_A_FACTOR)).reshape(-1, *mean.shape)
         self.set(mean, variance.float(), slopes, factors, rest.float() - (factors**2).sum(0))
-        some = rows[:JUDGES]
-        self._fit_alike(torch.cat([entries(part) for part in some.split(CHUNK)]), facts[some].float())
+        self._fit_neighbours(off)
 
-    def _fit_alike(self, images: Tensor, facts: Tensor) -> None:
-        """How many entries of the rest say the same: of ALIKE the number by which one half of these people's images (n,
-        channels, *grid) best tells the other. Neighbours stray from the law together; were they taken as independent,
-        what is seen of an image would outvote what people are."""
-        if not len(self.factors):
+    def _fit_neighbours(self, off: Tensor) -> None:
+        """off (people, channels, *grid): what facts leave. Neighbours share what the whole image's factors leave of it."""
+        most = min(self.local.shape[1], len(off) // PEOPLE_A_FACTOR)
+        if not most:
             return
-        x, told_all = images.to(self.mean.device), facts.to(self.mean.device)
-        halves = [half for axis in range(2, x.dim()) for half in _halves(x.shape, axis, x.device)]
-        errors = []
-        for alike in ALIKE:
-            self.alike.fill_(alike)
-            law = self.given([Told(told_all, torch.zeros_like(told_all))])
-            guesses = [law.clean(torch.zeros_like(x), x, torch.where(half, torch.inf, 0.0)) for half in halves]
-            errors.append(float(sum(((guess - x) ** 2 * half).sum() for guess, half in zip(guesses, halves))))
-        self.alike.fill_(ALIKE[errors.index(min(errors))])
+        loadings, weight = self.factors.flatten(1).cpu(), 1 / self.rest.flatten().cpu()
+        precision = torch.eye(len(loadings)) + (loadings * weight) @ loadings.T
+        z = torch.linalg.solve(precision, loadings @ (off.flatten(1) * weight).T).T
+        left = off - (z @ loadings).reshape(off.shape)
+        floor = FLOOR * float(self.variance.mean())
+        for k, tiling in enumerate(self.tilings):
+            self.local[k, :most], self.local_rest[k] = fitted(left, tiling, most, floor)
 
     def alone(self) -> "Normal":
         """Of people of whom nothing is told, entry by entry."""
@@ -158,9 +183,18 @@ class ImageLaw(nn.Module):
             if fact.chances is not None:
                 variance = variance - torch.tensordot(fact.chances, slopes, dims=1) ** 2
         rows, k = len(mean), len(self.factors)
+        spread = torch.maximum(variance, residual)
         blocks = [*(fact.covariance for fact in facts), torch.eye(k, device=mean.device).expand(rows, k, k)]
-        spread, loadings = torch.maximum(variance, residual), torch.cat([self.slopes, self.factors])
-        return Conditional(mean, spread, loadings, _block_diagonal(blocks), self.rest, self.alike)
+        return Conditional(mean, spread, _block_diagonal(blocks), self._neighbours(), self.shares)
+
+    def _neighbours(self) -> list[Neighbours]:
+        """Of each tiling; made anew where a buffer was changed or moved."""
+        buffers = (self.slopes, self.factors, self.local, self.local_rest)
+        state = [(x.data_ptr(), x._version) for x in buffers]
+        if state != self._kept[0]:
+            others = torch.cat([self.slopes, self.factors])
+            self._kept = state, [Neighbours(*parts, others) for parts in zip(self.tilings, self.local, self.local_rest)]
+        return self._kept[1]
 
 
 @dataclass(frozen=True)
@@ -182,77 +216,55 @@ class Conditional:
 
     mean: Tensor
     variance: Tensor
-    loadings: Tensor
-    """(j, channels, *grid): of the facts, then of the factors."""
     covariance: Tensor
     """(rows or 1, j, j): of facts and factors."""
-    rest: Tensor
-    alike: Tensor
-    """How many entries of the rest say the same: what each says of facts and factors counts for so much less."""
+    local: Sequence[Neighbours]
+    """What neighbours share of the rest, by each tiling."""
+    shares: Tensor
+    """(tilings, *grid)."""
 
     def clean(self, raw: Tensor, x: Tensor, tau: Tensor) -> Tensor:
         """The law's own E[x_0 | x_t], corrected by raw in units of the sd that each entry by itself leaves open.
 
-        tau: (rows or 1, 1, *grid), of each entry; inf where nothing is seen of it.
+        tau: (rows or 1, 1, *grid), of each entry; inf where nothing is seen of it. Where there are two tilings, each is a
+        law of its own; at every entry the one counts more from whose seams it is further.
         """
+        if bool((tau == tau[:1]).all()):
+            tau = tau[:1]  # one solve serves all rows
         a, noise = alpha(tau), sigma(tau)
-        spread = a**2 * self.rest + noise**2
-        shared = a**2 * self.rest * self.alike + noise**2
-        mean = self.mean + self._common(a / shared * (x - a * self.mean), a**2 / shared)
-        own = mean + a * self.rest / spread * (x - a * mean)
+        own = torch.zeros_like(x)
+        for share, local in zip(self.shares, self.local):
+            own = own + share * self._expected(local, x, a, noise)
         return own + noise * torch.sqrt(self.variance / (a**2 * self.variance + noise**2)) * raw
 
-    def _common(self, weighed: Tensor, weight: Tensor) -> Tensor:
+    def _expected(self, local: Neighbours, x: Tensor, a: Tensor, noise: Tensor) -> Tensor:
+        """E[x_0 | x_t] by one tiling."""
+        with torch.autocast(x.device.type, enabled=False):
+            gain = a / (a**2 * local.rest + noise**2)
+            seen = local.seen(a * gain)
+            mean = self.mean + self._common(seen, gain * (x - a * self.mean))
+            mean = mean + seen.expected(gain * (x - a * mean))
+            return mean + local.rest * gain * (x - a * mean)
+
+    def _common(self, seen: Seen, weighed: Tensor) -> Tensor:
         """How the image's facts and factors move it, by all of its entries: (rows, channels, *grid).
 
-        weighed, weight: what an entry off by `off` says, off / variance, and how much it says, 1 / variance, both in
-        terms of the clean image.
+        weighed: what an entry off by `off` says, off / variance in terms of the clean image.
         """
-        if not len(self.loadings):
+        b = seen.law.others.flatten(1)
+        if not len(b):
             return torch.zeros_like(weighed)
-        b = self.loadings.flatten(1)
-        with torch.autocast(b.device.type, enabled=False):
-            seen = (weighed.flatten(1) @ b.T).double()
-            precision = _gram(b, weight.expand(len(weight), *self.rest.shape).flatten(1)).double()
-            cov = self.covariance.double()
-            # not by the inverse of the covariance: a fact that is known has none
-            z = torch.linalg.solve(torch.eye(len(b), device=b.device) + cov @ precision, cov @ seen[..., None])[..., 0]
-            return (z.float() @ b).reshape(weighed.shape)
-
-
-def _principal(
-    entries: Callable[[Tensor], Tensor], rows: Tensor, facts: Tensor, mean: Tensor, slopes: Tensor, most: int
-) -> Tensor:
-    """(at most `most`, channels, *grid): principal components of what facts leave of an image, each times its sd.
-
-    Fewer in small cohorts. Their variances are less what chance adds where people are fewer than entries: the rest's trace
-    over the people.
-    """
-    people = min(len(rows), MOST_PEOPLE, max(2, MOST_NUMBERS // mean.numel()))
-    most = min(most, people // PEOPLE_A_FACTOR)
-    if not most:
-        return mean.new_zeros(0, *mean.shape)
-    chosen = rows[torch.linspace(0, len(rows) - 1, people).round().long()]
-    expected = (mean + torch.tensordot(facts[part], slopes, dims=1) for part in chosen.split(CHUNK))
-    off = torch.cat([(entries(part) - usual).flatten(1) for part, usual in zip(chosen.split(CHUNK), expected)])
-    variances, vectors = torch.linalg.eigh((off @ off.T / people).double())
-    chance = variances[:-most].sum() / people
-    variances, vectors = variances.flip(0)[:most], vectors.flip(1)[:, :most].float()
-    share = ((variances - chance).clamp_min(0) / (variances * people)).sqrt().float()
-    return (share[:, None] * (vectors.T @ off)).reshape(most, *mean.shape)
-
-
-def _halves(shape: Sequence[int], axis: int, device: torch.device) -> list[Tensor]:
-    """The two halves along an axis, (1, 1, *grid) bool each."""
-    sizes = [1, 1, *(size if i == axis else 1 for i, size in enumerate(shape) if i > 1)]
-    first = (torch.arange(shape[axis], device=device) < shape[axis] // 2).reshape(sizes)
-    grid = (1, 1, *shape[2:])
-    return [first.expand(grid), ~first.expand(grid)]
+        said = (seen.unexplained(weighed).flatten(1) @ b.T).double()
+        precision = (_gram(b, seen.weight.flatten(1)) - seen.explained()).double()
+        cov = self.covariance.double()
+        # not by the inverse of the covariance: a fact that is known has none
+        z = torch.linalg.solve(torch.eye(len(b), device=b.device) + cov @ precision, cov @ said[..., None])[..., 0]
+        return (z.float() @ b).reshape(weighed.shape)
 
 
 def _gram(b: Tensor, weight: Tensor) -> Tensor:
-    """b diag(w) b^T for every row w: b (j, n), weight (rows, n) -> (rows or 1, j, j); 1 where the rows are alike."""
-    if len(weight) == 1 or bool((weight == weight[:1]).all()):
+    """b diag(w) b^T for every row w: b (j, n), weight (rows, n) -> (rows, j, j)."""
+    if len(weight) == 1:
         return ((b * weight[0]) @ b.T)[None]
     j = len(b)
     one, other = torch.triu_indices(j, j, device=b.device)

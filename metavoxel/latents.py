@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from metavoxel.codecs import Latent
+from metavoxel.image_law import law_sizes
 from metavoxel.nets.autoencoder import Autoencoder
 from metavoxel.schema import Image
 
 CHUNK = 32
-MOST_FACTORS, ENTRIES_A_FACTOR = 32, 20
-"""Of an image's normal law (see `image_law`)."""
 
 
 class ImageCodec:
@@ -56,13 +55,15 @@ class ImageCodec:
         mean = (total / len(rows)).mean(each)
         variance = ((square / len(rows)).mean(each) - mean**2).clamp_min(1e-8)
         about_own = (square / len(rows) - (total / len(rows)) ** 2).clamp_min(0).mean(each)
+        factors, neighbours = law_sizes(total.shape)
         latent = Latent(
             channels=total.shape[0],
             grid=tuple(total.shape[1:]),
             mean=tuple(mean.tolist()),
             sd=tuple(variance.sqrt().tolist()),
             marginal_variance=max(float((about_own / variance).mean()), 1e-3),
-            factors=min(MOST_FACTORS, total.numel() // ENTRIES_A_FACTOR),
+            factors=factors,
+            neighbours=neighbours,
         )
         return ImageCodec(replace(self.image, latent=latent), self.autoencoder)
 

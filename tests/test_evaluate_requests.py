@@ -9,7 +9,7 @@ from scipy import stats
 from metavoxel.data import phantom
 from metavoxel.data.phantom_render import render
 from metavoxel.errors import MetavoxelError
-from metavoxel.evaluate.requests import agreement, compare_curves, linear_fit, match, train_on_drawn
+from metavoxel.evaluate.requests import Predictor, agreement, compare_curves, linear_fit, match, train_on_drawn
 
 
 def world(n: int, slope: float, spread: float, seed: int, more_in_men: float = 0.2) -> pd.DataFrame:
@@ -59,11 +59,12 @@ def scans() -> tuple[np.ndarray, pd.DataFrame]:
 def test_judges_tell_scans_that_obey_from_scans_that_do_not(scans: tuple[np.ndarray, pd.DataFrame]) -> None:
     voxels, facts = scans
     train, held_out, drawn = slice(0, 240), slice(240, 300), slice(300, 360)
-    judges = {name: linear_fit(voxels[train], facts[name][train].to_numpy()) for name in ("age", "sex")}
+    names = ["age", "sex"]
+    judge = linear_fit((voxels[train], facts[train]), names)
     real = (voxels[held_out], facts[held_out])
-    obedient = match(judges, (voxels[drawn], facts[drawn]), real).set_index(["variable", "metric"])
+    obedient = match(judge, (voxels[drawn], facts[drawn]), real, names).set_index(["variable", "metric"])
     shuffled = facts[drawn].sample(frac=1, random_state=0)
-    deaf = match(judges, (voxels[drawn], shuffled), real).set_index(["variable", "metric"])
+    deaf = match(judge, (voxels[drawn], shuffled), real, names).set_index(["variable", "metric"])
     assert obedient.loc[("age", "mae"), "drawn"] < 13 < deaf.loc[("age", "mae"), "drawn"]
     assert obedient.loc[("age", "r"), "drawn"] > 0.6 > 0.4 > deaf.loc[("age", "r"), "drawn"]
     assert obedient.loc[("sex", "accuracy"), "drawn"] > 0.6 and obedient.loc[("sex", "accuracy"), "real"] > 0.6
@@ -75,14 +76,19 @@ def test_training_on_drawn_scans_is_worth_what_they_show(scans: tuple[np.ndarray
     real, test = (voxels[:120], facts[:120]), (voxels[300:], facts[300:])
     gap = facts[120:300].reset_index(drop=True)
     gap.loc[:4, "age"] = np.nan
-    table = train_on_drawn((voxels[120:300], gap), real, test, ["age", "sex"])
+    judge = linear_fit(real, ["age", "sex"])
+    table = train_on_drawn(judge, (voxels[120:300], gap), real, test, ["age", "sex"])
     assert list(table["training"].unique()) == ["real", "drawn", "both"] and len(table) == 12
     wrong = facts[120:300].sample(frac=1, random_state=1)
-    misled = train_on_drawn((voxels[120:300], wrong), real, test, ["age"])
+    misled = train_on_drawn(judge, (voxels[120:300], wrong), real, test, ["age"])
     by_age = (t[(t["variable"] == "age") & (t["metric"] == "r")] for t in (table, misled))
     r, r_misled = (t.set_index("training")["value"] for t in by_age)
     assert r["drawn"] > 0.6 and r["both"] > 0.6 and r_misled["drawn"] < 0.4 and r["real"] == r_misled["real"]
-    constant = train_on_drawn(real, real, test, ["age"], fit=lambda x, y: lambda v: np.full(len(v), y.mean()))
+
+    def mean(sample: tuple[np.ndarray, pd.DataFrame], names: list[str]) -> Predictor:
+        return lambda scans: pd.DataFrame({name: np.full(len(scans), sample[1][name].mean()) for name in names})
+
+    constant = train_on_drawn(mean(real, ["age"]), real, real, test, ["age"], fit=mean)
     mae = np.abs(test[1]["age"] - real[1]["age"].mean()).mean()
     assert constant.loc[constant["metric"] == "mae", "value"].tolist() == [pytest.approx(mae)] * 3
 
@@ -90,11 +96,12 @@ def test_training_on_drawn_scans_is_worth_what_they_show(scans: tuple[np.ndarray
 def test_mistakes_are_told(scans: tuple[np.ndarray, pd.DataFrame]) -> None:
     voxels, facts = scans
     one = voxels[:9], facts[:9]
+    judge = linear_fit(one, ["age"])
     table = world(9, 0.01, 0.1, 0)
     for message, call in {
-        "no column 'mmse' beside": lambda: train_on_drawn(one, one, one, ["mmse"]),
-        "9 scans with 8 rows": lambda: train_on_drawn(one, (voxels[:9], facts[:8]), one, ["age"]),
-        "known of 0 scans": lambda: train_on_drawn(one, (voxels[:9], facts[:9].assign(age=np.nan)), one, ["age"]),
+        "no column 'mmse' beside": lambda: linear_fit(one, ["mmse"]),
+        "9 scans with 8 rows": lambda: linear_fit((voxels[:9], facts[:8]), ["age"]),
+        "known of 0 scans": lambda: match(judge, one, (voxels[:9], facts[:9].assign(age=np.nan)), ["age"]),
         "drawn scans have no column 'sex'": lambda: compare_curves(table.drop(columns="sex"), table, ["ventricles_ml"]),
         "of one age": lambda: compare_curves(table.assign(age=50.0), table, ["ventricles_ml"]),
     }.items():

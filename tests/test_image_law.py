@@ -82,18 +82,6 @@ def test_a_fit_finds_slopes_factors_and_rest() -> None:
     assert float((ours - theirs).norm() / theirs.norm()) < 0.1
 
 
-@pytest.mark.parametrize("together", [1, 10])
-def test_entries_that_stray_together_count_as_one(together: int) -> None:
-    """The rest of every `together` entries is the same: what they say of the factors must not count ten times."""
-    rng, n, (rows, columns) = torch.Generator().manual_seed(3), 1500, (20, 20)
-    factors = torch.randn(FACTORS, 1, rows, columns, generator=rng)
-    rest = torch.randn(n, 1, rows, columns // together, generator=rng).repeat_interleave(together, -1)
-    images = torch.tensordot(torch.randn(n, FACTORS, generator=rng), factors, dims=1) * 0.3 + 3 * rest
-    law = ImageLaw((1, rows, columns), 0, FACTORS)
-    law.fit(lambda who: images[who], torch.arange(n), torch.zeros(n, 0))
-    assert law.alike <= 3 if together == 1 else law.alike >= 10
-
-
 def test_few_people_make_few_factors() -> None:
     images = torch.randn(30, *SHAPE, generator=torch.Generator().manual_seed(0))
     law = ImageLaw(SHAPE, 0, FACTORS)

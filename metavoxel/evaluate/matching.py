@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import pandas as pd
 
 from metavoxel.evaluate import plots
@@ -18,11 +17,11 @@ CURVES = ("brain_ml", "ventricles_ml", "grey_ml", "white_ml")
 def matches(image: str, names: Sequence[str], drawn: Sample, real: Sample, training: Sample) -> Iterator[Figure]:
     """metric "age: mae" and so on: what a predictor trained on real training scans reads off drawn ones, beside real ones;
     metric "age: mae, trained on drawn": what one trained on drawn, real or both scans knows of real people in the test."""
-    judges = {name: linear_fit(*_known(training, name)) for name in names}
-    for row in match(judges, drawn, real).to_dict("records"):
+    judge = linear_fit(training, names)
+    for row in match(judge, drawn, real, names).to_dict("records"):
         for who, key in ((OURS, "drawn"), (REAL, "real")):
             yield Figure(SECTION, image, f"{row['variable']}: {row['metric']}", float(row[key]), who)
-    for row in train_on_drawn(drawn, training, real, names).to_dict("records"):
+    for row in train_on_drawn(judge, drawn, training, real, names).to_dict("records"):
         metric = f"{row['variable']}: {row['metric']}, trained on {row['training']}"
         yield Figure(SECTION, image, metric, float(row["value"]))
 
@@ -62,9 +61,3 @@ def matching_section(findings: Findings, image: str, tables: tuple[pd.DataFrame,
         note="Read by ridge and logistic regression on the principal components of real training scans. Trained on drawn: "
         "predictors of drawn scans, asked about real people. Ratios of slopes and spreads: 1 is right.",
     )  # fmt: skip
-
-
-def _known(sample: Sample, name: str) -> tuple[np.ndarray, np.ndarray]:
-    scans, facts = sample
-    rows = np.flatnonzero(facts[name].notna())
-    return scans[rows], facts[name].to_numpy()[rows]

@@ -3,7 +3,7 @@ age, and by what a predictor trained on drawn scans knows of real ones."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -17,19 +17,22 @@ from sklearn.utils import gen_batches
 
 from metavoxel.errors import MetavoxelError
 
-Predictor = Callable[[np.ndarray], np.ndarray]
-"""Scans (n, *shape) -> numbers or levels (n,)."""
-Fit = Callable[[np.ndarray, np.ndarray], Predictor]
-"""Scans (n, *shape), numbers or levels (n,) -> a predictor."""
 Sample = tuple[np.ndarray, pd.DataFrame]
 """Scans (n, *shape) and the facts beside them, n rows."""
+Predictor = Callable[[np.ndarray], pd.DataFrame]
+"""Scans (n, *shape) -> what they say of each fact, n rows."""
+Fit = Callable[[Sample, Sequence[str]], Predictor]
+"""Scans beside their facts, with gaps, and the names of those to read -> a predictor of them."""
 
 COMPONENTS, BATCH = 100, 256
 SHUFFLES = 50
 
 
-def linear_fit(scans: np.ndarray, truth: np.ndarray) -> Predictor:
-    """Ridge (numbers) or logistic regression (levels) on the scans' principal components, read batch by batch."""
+def linear_fit(sample: Sample, names: Sequence[str]) -> Predictor:
+    """Ridge (numbers) and logistic regression (levels) on the scans' principal components, read batch by batch. The
+    components are those of all scans and found once, since they are nearly all of the work."""
+    scans = sample[0]
+    known = {name: _known(sample, name) for name in names}
     components = min(COMPONENTS, len(scans) - 1)
 
     def batches(voxels: np.ndarray) -> list[np.ndarray]:
@@ -43,10 +46,17 @@ def linear_fit(scans: np.ndarray, truth: np.ndarray) -> Predictor:
     def reduced(voxels: np.ndarray) -> np.ndarray:
         return np.concatenate([pca.transform(part) for part in batches(voxels)])
 
-    numeric = np.issubdtype(np.asarray(truth).dtype, np.number)
-    model = RidgeCV(np.logspace(-2, 4, 13)) if numeric else LogisticRegression(C=0.1, max_iter=2000)
-    fitted = make_pipeline(StandardScaler(), model).fit(reduced(scans), truth)
-    return lambda voxels: fitted.predict(reduced(voxels))
+    inputs, fitted = reduced(scans), {}
+    for name, (rows, truth) in known.items():
+        numeric = np.issubdtype(np.asarray(truth).dtype, np.number)
+        model = RidgeCV(np.logspace(-2, 4, 13)) if numeric else LogisticRegression(C=0.1, max_iter=2000)
+        fitted[name] = make_pipeline(StandardScaler(), model).fit(inputs[rows], truth)
+
+    def predict(voxels: np.ndarray) -> pd.DataFrame:
+        said = reduced(voxels)
+        return pd.DataFrame({name: model.predict(said) for name, model in fitted.items()})
+
+    return predict
 
 
 def agreement(truth: pd.Series, said: np.ndarray) -> dict[str, float]:
@@ -63,33 +73,37 @@ def agreement(truth: pd.Series, said: np.ndarray) -> dict[str, float]:
     }
 
 
-def match(judges: Mapping[str, Predictor], drawn: Sample, real: Sample) -> pd.DataFrame:
+def match(judge: Predictor, drawn: Sample, real: Sample, names: Sequence[str]) -> pd.DataFrame:
     """How well each fact is read off the scans drawn for it, beside real scans of people with that fact, which set the bar.
 
-    judges: variable -> a predictor that has seen neither. Rows variable, metric, drawn, real, as `agreement` names them.
+    judge: has seen neither. Rows variable, metric, drawn, real, as `agreement` names them.
     """
-    rows = []
-    for name, judge in judges.items():
-        of_drawn, of_real = (agreement(*_told(judge, sample, name)) for sample in (drawn, real))
-        rows += [{"variable": name, "metric": key, "drawn": of_drawn[key], "real": of_real[key]} for key in of_drawn]
+    of_drawn, of_real = (_scores(judge, sample, names) for sample in (drawn, real))
+    return pd.DataFrame([{"variable": name, "metric": key, "drawn": x, "real": of_real[name][key]}
+                         for name in names for key, x in of_drawn[name].items()])  # fmt: skip
+
+
+def train_on_drawn(
+    judge: Predictor, drawn: Sample, real: Sample, test: Sample, names: Sequence[str], fit: Fit = linear_fit
+) -> pd.DataFrame:
+    """What predictors of each variable know of real `test` scans: `judge`, which was fitted to the `real` ones, and others
+    that `fit` makes of drawn and of both. Rows variable, training (real, drawn, both), metric, value."""
+    both = np.concatenate([real[0], drawn[0]]), pd.concat([real[1], drawn[1]], ignore_index=True)
+    judges = {"real": judge, "drawn": fit(drawn, names), "both": fit(both, names)}
+    scores = {training: _scores(predictor, test, names) for training, predictor in judges.items()}
+    rows = [{"variable": name, "training": training, "metric": key, "value": x}
+            for name in names for training, told in scores.items() for key, x in told[name].items()]  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def train_on_drawn(drawn: Sample, real: Sample, test: Sample, names: Sequence[str], fit: Fit = linear_fit) -> pd.DataFrame:
-    """What predictors of each variable, trained by `fit`, know of real `test` scans: rows variable, training (real, drawn,
-    both), metric, value. Rows without the fact are left out."""
-    rows = []
-    for name in names:
-        some = {"real": _known(real, name), "drawn": _known(drawn, name)}
-        both = tuple(np.concatenate([some["real"][i], some["drawn"][i]]) for i in range(2))
-        for training, (scans, truth) in {**some, "both": both}.items():
-            scores = agreement(*_told(fit(scans, truth), test, name))
-            rows += [{"variable": name, "training": training, "metric": key, "value": x} for key, x in scores.items()]
-    return pd.DataFrame(rows)
+def _scores(judge: Predictor, sample: Sample, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Of every variable, over the rows where it is known."""
+    known, said = {name: _known(sample, name) for name in names}, judge(sample[0])
+    return {name: agreement(pd.Series(truth), said[name].to_numpy()[rows]) for name, (rows, truth) in known.items()}
 
 
 def _known(sample: Sample, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Scans and values of the rows where the fact is known."""
+    """Numbers of the rows where the fact is known, and its values there."""
     scans, facts = sample
     if name not in facts:
         raise MetavoxelError(f"there is no column {name!r} beside the scans; there are {', '.join(map(str, facts))}")
@@ -98,12 +112,7 @@ def _known(sample: Sample, name: str) -> tuple[np.ndarray, np.ndarray]:
     rows = np.flatnonzero(facts[name].notna())
     if len(rows) < 2:
         raise MetavoxelError(f"{name}: known of {len(rows)} scans; at least 2 are needed")
-    return (scans if len(rows) == len(scans) else scans[rows]), facts[name].to_numpy()[rows]
-
-
-def _told(judge: Predictor, sample: Sample, name: str) -> tuple[pd.Series, np.ndarray]:
-    scans, truth = _known(sample, name)
-    return pd.Series(truth), judge(scans)
+    return rows, facts[name].to_numpy()[rows]
 
 
 def compare_curves(
