@@ -1,6 +1,9 @@
 """Makes the packaged model of a finished run's last averaged weights, in float16.
 
-    python bench/package.py MODEL
+    python bench/package.py MODEL [BEFORE]
+
+BEFORE: the model that the run started from; the network is then the mean of both, which kept what each of them had learnt
+better (Wortsman et al. 2022: robust fine-tuning). The images' law is the run's.
 
 The last and not the best by held-out people: a run that goes on from another under a new seed holds out people whom the
 first run trained on. For the same reason what is usual of a scan (see `surprise`) is taken from fresh phantoms.
@@ -28,6 +31,9 @@ def main() -> None:
     model = mv.load(run)
     tensors, _ = read_tensors(run / "training" / "joint.safetensors")
     mine = {name.removeprefix("average/"): x for name, x in tensors.items() if name.startswith("average/")}
+    if len(sys.argv) > 2:
+        before = mv.load(sys.argv[2]).denoiser.net.state_dict()
+        mine |= {f"net.{name}": (mine[f"net.{name}"] + x) / 2 for name, x in before.items()}
     model.denoiser.load_state_dict(mine)
     image = model.first_image()
     fresh = torch.from_numpy(scans(phantom.subjects(MAX_USUAL, SEED), SEED, image))
