@@ -17,7 +17,7 @@ from torch import Tensor
 import metavoxel as mv
 from metavoxel.clocks import alpha, sigma
 from metavoxel.data import phantom
-from metavoxel.image_law import ImageLaw, told
+from metavoxel.image_law import ImageLaw, facts_of, told
 from metavoxel.schema import State, Times, full_level
 
 PEOPLE, PEOPLE_SEED, ASKED_SEED = 1500, 77_009, 77_007
@@ -25,40 +25,36 @@ LEVELS = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9)
 Guess = Callable[[State, Times], Tensor]
 
 
-def fitted(model: mv.MetaVoxel, neighbours: int) -> ImageLaw:
-    """The law over PEOPLE phantoms."""
-    image, people = model.first_image(), phantom.subjects(PEOPLE, PEOPLE_SEED)
-    entries = model.codecs[image.name].encode(torch.from_numpy(scans(people, PEOPLE_SEED, image)))
+def phantoms(model: mv.MetaVoxel, n: int, seed: int) -> tuple[Tensor, State, Times]:
+    """Of n people: their scans' entries; facts and levels of these, all known."""
+    image, people = model.first_image(), phantom.subjects(n, seed)
+    x = model.codecs[image.name].encode(torch.from_numpy(scans(people, seed, image)))
     values = {v.name: v.encode(people[v.name])[0] for v in model.schema.scalars}
-    facts = torch.cat([fact.mean for fact in told(model.schema.scalars, values, _known(values), PEOPLE)], 1)
-    law = ImageLaw(image.entry_shape, facts.shape[1], image.fitted.factors, neighbours)
-    law.fit(lambda rows: entries[rows], torch.arange(PEOPLE), facts)
-    return law
-
-
-def _known(values: State) -> Times:
-    return {name: torch.zeros(len(x)) for name, x in values.items()}
+    return x, values, {name: torch.zeros(n) for name in values}
 
 
 @torch.no_grad()
 def main() -> None:
     model, n = asked(96)
-    image, people, figures = model.first_image(), phantom.subjects(n, ASKED_SEED), {}
-    x = model.codecs[image.name].encode(torch.from_numpy(scans(people, ASKED_SEED, image)))
-    values = {v.name: v.encode(people[v.name])[0] for v in model.schema.scalars}
+    image, scalars, figures = model.first_image(), model.schema.scalars, {}
+    x, values, known = phantoms(model, n, ASKED_SEED)
+    training, own_values, own_known = phantoms(model, PEOPLE, PEOPLE_SEED)
+    facts = facts_of(scalars, own_values, own_known, PEOPLE)
     eps = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
 
     def by(law: ImageLaw) -> Guess:
         def clean(state: State, times: Times) -> Tensor:
-            facts = told(model.schema.scalars, state, times, n)
-            return law.given(facts).clean(torch.zeros_like(x), state[image.name], image.clock.tau(times[image.name]))
+            who = law.given(told(scalars, state, times, n))
+            return who.clean(torch.zeros_like(x), state[image.name], image.clock.tau(times[image.name]))
 
         return clean
 
     guesses: dict[str, Guess] = {}
     for name, neighbours in (("whole_image_only", 0), ("with_neighbours", image.fitted.neighbours)):
+        law = ImageLaw(image.entry_shape, facts.shape[1], image.fitted.factors, neighbours)
         with clock(figures, f"seconds_to_fit_{name}"):
-            guesses[name] = by(fitted(model, neighbours))
+            law.fit(lambda rows: training[rows], torch.arange(PEOPLE), facts)
+        guesses[name] = by(law)
     guesses["packaged_network"] = lambda state, times: model.denoiser(state, times)[image.name]
     half = full_level(image, 0.0, n).clone()
     half[:, :, : half.shape[2] // 2] = 1.0
@@ -67,7 +63,7 @@ def main() -> None:
         tau = image.clock.tau(t)
         noised = alpha(tau) * x + sigma(tau) * eps
         for name, guess in guesses.items():
-            found = guess({**values, image.name: noised}, {**_known(values), image.name: t})
+            found = guess({**values, image.name: noised}, {**known, image.name: t})
             figures[f"error_{where}_{name}"] = float(((found - x) ** 2)[(t > 0).expand_as(x)].mean())
     record("law", f"laws of {PEOPLE} phantoms, {n} fresh ones asked about", figures)
 

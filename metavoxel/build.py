@@ -22,7 +22,7 @@ from metavoxel.data.splits import part_of
 from metavoxel.denoiser import JointDenoiser, LearnedDenoiser, make_denoiser
 from metavoxel.diffusion import joint_loss
 from metavoxel.errors import MetavoxelError
-from metavoxel.image_law import told
+from metavoxel.image_law import facts_of
 from metavoxel.latents import ImageCodec
 from metavoxel.loading import ImageStack, large_array, load_images
 from metavoxel.model import MetaVoxel, load
@@ -137,8 +137,7 @@ def fit(
     folder = Path(out)
     scalars, known = schema.encode(table)
     absent = {name: 1.0 - there.float() for name, there in known.items()}
-    says = told(schema.scalars, scalars, absent, len(table))
-    facts = torch.cat([torch.zeros(len(table), 0), *(fact.mean for fact in says)], 1) * config.mean_by_facts
+    facts = facts_of(schema.scalars, scalars, absent, len(table)) * config.mean_by_facts
     sources = {}
     for image in schema.images:
         stack = stacks[image.name]

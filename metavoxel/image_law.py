@@ -84,6 +84,11 @@ def told(scalars: Sequence[Scalar], state: State, times: Times, rows: int) -> li
     return parts
 
 
+def facts_of(scalars: Sequence[Scalar], state: State, times: Times, rows: int) -> Tensor:
+    """(rows, facts): E[fact | x_t] of all scalars, as a law is fitted to them; 0 where a scalar is absent."""
+    return torch.cat([torch.zeros(rows, 0), *(fact.mean for fact in told(scalars, state, times, rows))], 1)
+
+
 class ImageLaw(nn.Module):
     """The law over the training rows, in standardised entries: buffers (channels, *grid) each; of a fresh one, N(0, 1).
 

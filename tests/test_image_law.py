@@ -3,10 +3,11 @@
 import pandas as pd
 import pytest
 import torch
+from normal import expected
 from torch import Tensor
 
 import metavoxel as mv
-from metavoxel.clocks import Cosine, alpha, sigma
+from metavoxel.clocks import Cosine
 from metavoxel.image_law import ImageLaw, told
 from metavoxel.noise import Noise
 from metavoxel.schema import State, Times
@@ -42,12 +43,7 @@ def by_hand(law: ImageLaw, state: State, times: Times, x: Tensor, tau: Tensor) -
         centre = torch.cat([facts[0].mean[row], facts[1].mean[row], torch.zeros(FACTORS)]).double()
         mean = law.mean.flatten().double() + centre @ b
         covariance = b.T @ prior @ b + torch.diag(law.rest.flatten().double())
-        level = tau[row].flatten()
-        seen = torch.isfinite(level)
-        a, noise = alpha(level)[seen].double(), sigma(level)[seen].double()
-        total = a[:, None] * covariance[seen][:, seen] * a + torch.diag(noise**2)
-        off = x[row].flatten().double()[seen] - a * mean[seen]
-        found.append(mean + covariance[:, seen] * a @ torch.linalg.solve(total, off))
+        found.append(expected(mean, covariance, x[row].flatten(), tau[row].flatten()))
     return torch.stack(found).float().reshape(x.shape)
 
 

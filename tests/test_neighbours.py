@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from normal import expected
 from torch import Tensor
 
-from metavoxel.clocks import Cosine, alpha, sigma
+from metavoxel.clocks import Cosine
 from metavoxel.image_law import ImageLaw, Told, law_sizes
 from metavoxel.neighbours import SHIFTS, SIDE, Neighbours, Tiling, components, fitted, shares
 
@@ -58,14 +59,8 @@ def by_hand(law: ImageLaw, which: int, x: Tensor, tau: Tensor) -> Tensor:
     own = law.local[which].flatten(1).double()
     covariance = common.T @ common + (own.T @ own) * (same[:, None] == same)
     covariance = covariance + torch.diag(law.local_rest[which].flatten().double())
-    mean, found = law.mean.flatten().double(), []
-    for row in range(len(x)):
-        level = tau.expand_as(x)[row].flatten()
-        seen = torch.isfinite(level)
-        a, noise = alpha(level)[seen].double(), sigma(level)[seen].double()
-        total = a[:, None] * covariance[seen][:, seen] * a + torch.diag(noise**2)
-        off = x[row].flatten().double()[seen] - a * mean[seen]
-        found.append(mean + covariance[:, seen] * a @ torch.linalg.solve(total, off))
+    mean, levels = law.mean.flatten().double(), tau.expand_as(x).flatten(1)
+    found = [expected(mean, covariance, seen, level) for seen, level in zip(x.flatten(1), levels)]
     return torch.stack(found).float().reshape(x.shape)
 
 
@@ -79,8 +74,8 @@ def test_the_clean_image_is_that_of_bayes_rule(alike: bool) -> None:
     nothing = Told(torch.zeros(2, 1), torch.ones(2, 1))
     clean = law.given([nothing]).clean(torch.zeros_like(x), x, tau)
     both = [by_hand(law, k, x, tau) for k in range(2)]
-    expected = sum(share * answer for share, answer in zip(shares(law.tilings), both))
-    torch.testing.assert_close(clean, expected, atol=5e-4, rtol=5e-4)
+    blended = sum(share * answer for share, answer in zip(shares(law.tilings), both))
+    torch.testing.assert_close(clean, blended, atol=5e-4, rtol=5e-4)
     torch.testing.assert_close(clean[..., 0, :], x[..., 0, :], atol=1e-5, rtol=1e-5)
     assert (both[0] - both[1]).abs().max() > 0.1, "two tilings are two laws"
 
