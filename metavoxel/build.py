@@ -170,13 +170,14 @@ def fit(
         noise = Noise(config.seed, torch.arange(config.joint.batch, device=place) + k * config.joint.batch)
         rows = training[noise.integers(len(training)).cpu()]
         x0, observed = data.batch(rows, noise)
+        assert isinstance(module, LearnedDenoiser)
         rule = config.times.reading() if k < reading and isinstance(config.times, MixtureTimes) else config.times
-        loss = joint_loss(module, schema, *_questions(schema, x0, observed, config, rule, noise), denoiser.weigh)
+        loss = joint_loss(module, schema, *_questions(schema, x0, observed, config, rule, noise))
         total = loss.total
-        if k >= reading and rule.separate and schema.images and schema.scalars:
+        if k >= reading and rule.separate and schema.images and schema.scalars and isinstance(module, JointDenoiser):
             x0, observed, times, noise = _without_images(data, training, rule, config.seed + 2 + k)
-            alone = denoiser.freeze(*({image.name: part[image.name] for image in schema.images} for part in (x0, times)))
-            told_alone = joint_loss(alone, Schema(schema.scalars), x0, observed, times, noise, denoiser.weigh)
+            alone = module.freeze(*({image.name: part[image.name] for image in schema.images} for part in (x0, times)))
+            told_alone = joint_loss(alone, Schema(schema.scalars), x0, observed, times, noise)
             total = total + FACTS_WEIGHT * told_alone.total
         return total, {name: part.item() for name, part in loss.parts.items()}
 

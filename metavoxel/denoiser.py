@@ -7,12 +7,13 @@ Classes: log p(x_0) = F + log q(x_t | x_0), normalised. The network learns what 
 value itself says enters by Bayes' rule, exactly, for every chain.
 Numbers: likewise, E[x_0] under their law over people (see `laws`) times q(x_t | x_0) times a normal factor, whose mean and
 sharpness are F. With the noised value left to the network, it trusted noise twice too much, and draws were too wide.
+Both learn by log p(x_0): by squared error a number's mean came out as well, but its sharpness too low.
 """
 
 import torch
 from torch import Tensor, nn
 
-from metavoxel.diffusion import Coverage, over_marginal
+from metavoxel.diffusion import Coverage, weighed
 from metavoxel.image_law import ImageLaw, fact_width, told
 from metavoxel.nets.joint import JointNet, NetSettings, Scan
 from metavoxel.nets.paper import PaperSettings
@@ -27,8 +28,6 @@ class JointDenoiser(nn.Module):
 
     Scalars may come with several rows for each row of the images; images are then decoded from the first of them.
     """
-
-    weigh = staticmethod(over_marginal)
 
     def __init__(self, schema: Schema, settings: NetSettings, coverage: Coverage) -> None:
         super().__init__()
@@ -51,13 +50,23 @@ class JointDenoiser(nn.Module):
         return law
 
     def forward(self, state: State, times: Times) -> State:
+        raw, images = self._evaluate(state, times)
+        return {**self.clean_scalars(raw, state, times), **images}
+
+    def judge(self, state: State, times: Times, x0: State) -> State:
+        """The loss of every entry, 1 for a predictor that knows only the marginal: of images by squared error, of scalars
+        by log p(x_0)."""
+        raw, images = self._evaluate(state, times)
+        return {**self.judge_scalars(raw, state, times, x0), **weighed(images, self.schema.images, times, x0)}
+
+    def _evaluate(self, state: State, times: Times) -> tuple[State, State]:
+        """Raw outputs for the scalars, clean images."""
         scan = self._encode(state, times)
         tokens = self._attend(state, times, scan)
-        clean = self.clean_scalars(self.net.tokens.read(tokens), state, times)
-        if scan is not None:
-            tokens = tokens.unflatten(0, (len(scan.features.embedding), -1))[:, 0]
-            clean |= self._images(scan, tokens, state, times)
-        return clean
+        raw = self.net.tokens.read(tokens)
+        if scan is None:
+            return raw, {}
+        return raw, self._images(scan, tokens.unflatten(0, (len(scan.features.embedding), -1))[:, 0], state, times)
 
     def clean_scalars(self, raw: State, state: State, times: Times) -> State:
         """Raw outputs -> clean predictions."""
@@ -70,6 +79,16 @@ class JointDenoiser(nn.Module):
                 mean, sharpness = raw[v.name].unbind(-1)
                 clean[v.name] = v.law.given(x, tau, (mean, sharpness))[0]
         return clean
+
+    def judge_scalars(self, raw: State, state: State, times: Times, x0: State) -> State:
+        """Raw outputs -> the loss of every scalar asked for."""
+        classes = [v for v in self.schema.scalars if isinstance(v.process, Discrete)]
+        losses = weighed(self.clean_scalars(raw, state, times), classes, times, x0)
+        for v in self.schema.scalars:
+            if not isinstance(v.process, Discrete) and times[v.name].any():
+                mean, sharpness = raw[v.name].unbind(-1)
+                losses[v.name] = 1 - v.law.gain(x0[v.name], state[v.name], v.clock.tau(times[v.name]), (mean, sharpness))
+        return losses
 
     def _images(self, scan: Scan, tokens: Tensor, state: State, times: Times) -> State:
         """Clean images; rows whose images are all known stay as they are: there is nothing to predict."""
@@ -121,6 +140,11 @@ class FrozenScan:
     def __call__(self, state: State, times: Times) -> State:
         tokens = self.denoiser._attend(state, times, self.scan)
         return self.denoiser.clean_scalars(self.denoiser.net.tokens.read(tokens), state, times)
+
+    def judge(self, state: State, times: Times, x0: State) -> State:
+        """The loss of every scalar."""
+        tokens = self.denoiser._attend(state, times, self.scan)
+        return self.denoiser.judge_scalars(self.denoiser.net.tokens.read(tokens), state, times, x0)
 
     def freeze(self, images: State, times: Times) -> "FrozenScan":
         return self

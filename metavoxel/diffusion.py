@@ -5,7 +5,7 @@ Two verbs. `joint_loss` teaches a denoiser, (State, Times) -> clean predictions.
 at a level (0: known), what is wanted is walked from 1 to 0 along a plan, everything else stays at 1: ignored.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -76,6 +76,14 @@ class Given:
     each: bool = False
 
 
+class Learner(Protocol):
+    """A denoiser that can be told how far it is off."""
+
+    def judge(self, state: State, times: Times, x0: State) -> State:
+        """The loss of every entry, given clean values x0; only of variables that are asked for."""
+        ...
+
+
 @dataclass(frozen=True)
 class Loss:
     total: Tensor
@@ -100,16 +108,20 @@ def noise_error(v: Variable, tau: Tensor) -> Tensor | float:
     return 1.0 if isinstance(v.process, Discrete) else alpha(tau) ** 2
 
 
+def weighed(clean: State, schema: Iterable[Variable], times: Times, x0: State, weigh: Weigh = over_marginal) -> State:
+    """Of clean predictions, the loss of every entry of these variables by their own processes."""
+    losses = {}
+    for v in schema:
+        if times[v.name].any():
+            tau = v.clock.tau(times[v.name])
+            losses[v.name] = v.process.loss(clean[v.name], x0[v.name], tau) * weigh(v, tau)
+    return losses
+
+
 def joint_loss(
-    denoiser: Callable[[State, Times], State],
-    schema: Schema,
-    x0: State,
-    observed: Observed,
-    times: Times,
-    noise: Noise,
-    weigh: Weigh = over_marginal,
+    denoiser: Learner, schema: Schema, x0: State, observed: Observed, times: Times, noise: Noise
 ) -> Loss:
-    """How far the clean predictions are off: the sum over variables of their weighed losses (paper, Eq. 5).
+    """How far a denoiser is off: the sum over variables of their mean losses (paper, Eq. 5).
 
     x0: (n, ...) in codec units, anything where missing; observed: (n,) bool; times: levels as drawn by `times`, 1 where
     missing. Missing and known entries carry no loss. Scalars may hold several rows for each row of the images (rows of
@@ -122,9 +134,9 @@ def joint_loss(
     for v in wanted:
         stream = noise.every(len(noise) // len(x0[v.name]))
         state[v.name] = v.process.forward(x0[v.name], start, taus[v.name], stream)
-    clean = denoiser(state, times)
+    losses = denoiser.judge(state, times, x0)
     for v in wanted:
-        error = v.process.loss(clean[v.name], x0[v.name], taus[v.name]) * weigh(v, taus[v.name])
+        error = losses[v.name]
         asked = (taus[v.name] > 0) & observed[v.name].reshape(-1, *(1,) * (taus[v.name].dim() - 1))
         asked = asked.expand_as(error).to(error.dtype)
         parts[v.name] = (error * asked).sum() / asked.sum().clamp_min(1)

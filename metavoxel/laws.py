@@ -42,17 +42,35 @@ class Law:
         hint: what all else says of x_0, as a normal factor: its mean and its sharpness 1 / sd, (n,) each; sharpness 0 says
         nothing.
         """
-        centres, variances = torch.tensor(self.centres, device=x.device), torch.tensor(self.widths, device=x.device) ** 2
-        a, noise = alpha(tau)[:, None], sigma(tau)[:, None] ** 2
-        total = a**2 * variances + noise
-        off = x[:, None] - a * centres
-        likely = -0.5 * (off**2 / total + total.log())
-        means, left = centres + a * variances / total * off, variances * noise / total
+        likely, means, left = self._parts(x, tau)
         if hint is not None:
             hinted, precision = hint[0][:, None], hint[1][:, None] ** 2
             weight = 1 + precision * left
-            likely = likely - 0.5 * (precision * (means - hinted) ** 2 / weight + weight.log())
+            likely = likely + _agreement(means, left, hint)
             means, left = (means + precision * left * hinted) / weight, left / weight
         share = torch.softmax(likely, -1)
         mean = (share * means).sum(-1)
         return mean, (share * (left + (means - mean[:, None]) ** 2)).sum(-1)
+
+    def gain(self, x0: Tensor, x: Tensor, tau: Tensor, hint: tuple[Tensor, Tensor]) -> Tensor:
+        """How much likelier a hint, as in `given`, makes what is true: log p(x_0 | x_t, hint) - log p(x_0 | x_t), (n,) in
+        nats. On average the more, the nearer the hint and the righter its sharpness (the logarithmic score is proper:
+        Gneiting and Raftery 2007); 0 for a hint that says nothing, and where x_0 is known."""
+        likely, means, left = self._parts(x, tau)
+        before = torch.log_softmax(likely, -1)
+        return -0.5 * (hint[1] * (x0 - hint[0])) ** 2 - torch.logsumexp(before + _agreement(means, left, hint), -1)
+
+    def _parts(self, x: Tensor, tau: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each part given the noised value: its log share but for a constant, its mean and its variance, (n, parts)."""
+        centres, variances = torch.tensor(self.centres, device=x.device), torch.tensor(self.widths, device=x.device) ** 2
+        a, noise = alpha(tau)[:, None], sigma(tau)[:, None] ** 2
+        total = a**2 * variances + noise
+        off = x[:, None] - a * centres
+        return -0.5 * (off**2 / total + total.log()), centres + a * variances / total * off, variances * noise / total
+
+
+def _agreement(means: Tensor, variances: Tensor, hint: tuple[Tensor, Tensor]) -> Tensor:
+    """log E exp(-(sharpness (x_0 - hinted))^2 / 2) over N(mean, variance) of every part: (n, parts)."""
+    precision = hint[1][:, None] ** 2
+    weight = 1 + precision * variances
+    return -0.5 * (precision * (means - hint[0][:, None]) ** 2 / weight + weight.log())

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from metavoxel.clocks import alpha, sigma
-from metavoxel.diffusion import Coverage, noise_error
+from metavoxel.diffusion import Coverage, noise_error, weighed
 from metavoxel.errors import MetavoxelError
 from metavoxel.nets.paper import PaperNet, PaperSettings
 from metavoxel.processes import Discrete
@@ -23,8 +23,6 @@ class PaperDenoiser(nn.Module):
     A missing value is at level 1, as everywhere, and carries no loss; but the network knows one time only and takes the
     noise in its place for the value at that time. Cohorts with many gaps are for the joint architecture.
     """
-
-    weigh = staticmethod(noise_error)
 
     def __init__(self, schema: Schema, settings: PaperSettings, coverage: Coverage) -> None:
         super().__init__()
@@ -47,6 +45,10 @@ class PaperDenoiser(nn.Module):
         for image, eps in zip(self.schema.images, noise.split(self.channels, 1)):
             clean[image.name] = clean_value(state[image.name], eps, image.clock.tau(times[image.name]))
         return clean
+
+    def judge(self, state: State, times: Times, x0: State) -> State:
+        """The paper's loss of every entry."""
+        return weighed(self(state, times), self.schema, times, x0, noise_error)
 
     def scalars_alone(self, state: State, times: Times) -> State:
         """`forward` without the images, which more than half of the network is for."""

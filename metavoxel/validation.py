@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from metavoxel.denoiser import LearnedDenoiser
-from metavoxel.diffusion import Given, expect, joint_loss
+from metavoxel.diffusion import Given, joint_loss, laid_out
 from metavoxel.noise import Noise
-from metavoxel.processes import Discrete
 from metavoxel.schema import Observed, Scalar, State, Variable
 from metavoxel.times import TimesRule
 
@@ -23,7 +22,8 @@ Batch = Callable[[Tensor], tuple[State, Observed]]
 
 
 def held_out_figures(denoiser: LearnedDenoiser, batch: Batch, rows: Tensor, times: TimesRule) -> dict[str, float]:
-    """Negative log-likelihood of each scalar given the images (or, without images, the other scalars) + image loss.
+    """Loss of each scalar given the images (or, without images, the other scalars), and of the images as in training: 1
+    for a predictor that knows only the marginal.
 
     A model of one shared time cannot be asked so; for it, the loss of every variable. "loss" is the sum.
     """
@@ -35,33 +35,28 @@ def held_out_figures(denoiser: LearnedDenoiser, batch: Batch, rows: Tensor, time
     for number, part in enumerate(rows.split(CHUNK)):
         x0, observed = batch(part)
         for scalar in asked:
-            errors[scalar.name].append(_errors(denoiser, x0, observed, scalar))
+            errors[scalar.name].append(_losses(denoiser, x0, observed, scalar))
         if weighed and number * CHUNK < MAX_WEIGHED:
             noise = Noise(SEED, part.to(denoiser.device))  # the same at every validation
             levels = times.draw(schema, observed, noise)
-            loss = joint_loss(denoiser, schema, x0, observed, levels, noise, denoiser.weigh)
+            loss = joint_loss(denoiser, schema, x0, observed, levels, noise)
             for v in weighed:
                 losses[v.name].append(loss.parts[v.name])
-    figures = {}
-    for scalar in asked:
-        if len(error := torch.cat(errors[scalar.name])):
-            # a number's likelihood is a normal's about its mean, with the held-out people's own residual variance
-            normal = 0.5 * torch.log(2 * torch.pi * torch.e * (error**2).mean().clamp_min(1e-6))
-            figures[scalar.name] = (error.mean() if isinstance(scalar.process, Discrete) else normal).item()
+    told = {name: torch.cat(parts) for name, parts in errors.items()}
+    figures = {name: part.mean().item() for name, part in told.items() if len(part)}
     means = {name: torch.stack(parts).mean().item() for name, parts in losses.items()}
     if means:
         figures |= {"image": sum(means.values())} if times.separate else means
     return {"loss": sum(figures.values()), **figures}
 
 
-def _errors(denoiser: LearnedDenoiser, x0: State, observed: Observed, v: Scalar) -> Tensor:
-    """Of the rows whose value is known: a class's negative log-likelihood in nats, a number's error in scores. None where
-    there is nothing to tell it from."""
+def _losses(denoiser: LearnedDenoiser, x0: State, observed: Observed, v: Scalar) -> Tensor:
+    """Of the rows whose value is known. None where there is nothing to tell it from."""
     schema = denoiser.schema
     others: Sequence[Variable] = schema.images or [other for other in schema.scalars if other is not v]
     if not others:
         return torch.zeros(0)
     given = {o.name: Given(x0[o.name], observed=observed[o.name]) for o in others}
-    clean, known = expect(denoiser, schema, given, [v.name])[v.name].float(), observed[v.name]
-    truth = x0[v.name][known]
-    return -clean[known].gather(-1, truth[:, None])[:, 0] if isinstance(v.process, Discrete) else clean[known] - truth
+    rows = torch.arange(len(x0[v.name]), device=denoiser.device)
+    state, times = laid_out(schema.variables, given, rows, len(rows))
+    return denoiser.judge(state, times, x0)[v.name][observed[v.name]].float()

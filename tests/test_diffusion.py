@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import oracle
 import pytest
@@ -9,10 +10,10 @@ import torch
 from oracle import CLASSES, GRID, MEANS, SIGMA, STAGES, WEIGHTS, Oracle
 from torch import Tensor
 
-from metavoxel.diffusion import Given, expect, joint_loss, sample, tied
+from metavoxel.diffusion import Given, expect, joint_loss, sample, tied, weighed
 from metavoxel.errors import MetavoxelError
 from metavoxel.noise import Noise
-from metavoxel.schema import State, full_level
+from metavoxel.schema import State, Times, full_level
 from metavoxel.solvers import ANCESTRAL, DDIM, DPM2M, Solver
 from metavoxel.times import MixtureTimes, SharedTimes, even_plan, repaint_plan
 
@@ -247,24 +248,30 @@ def test_questions_that_make_no_sense_are_refused(given: dict[str, Given], want:
         sample(denoiser, denoiser.schema, given, want, 1, even_plan(2))
 
 
+def judged(denoiser: Callable[[State, Times], State]) -> SimpleNamespace:
+    """By its clean predictions."""
+    schema = oracle.schema("marginal")
+    return SimpleNamespace(judge=lambda state, times, x0: weighed(denoiser(state, times), schema, times, x0))
+
+
 def test_the_exact_denoiser_has_the_least_loss_and_ignorance_a_loss_of_one() -> None:
     schema, n = oracle.schema("marginal"), 4000
     x0, noise = oracle.draw(n, seed=6), Noise(0, torch.arange(n))
     observed = {v.name: torch.ones(n, dtype=torch.bool) for v in schema}
     absent = {v.name: full_level(v, 1.0, n) for v in schema}
-    parts = joint_loss(Oracle("marginal"), schema, x0, observed, absent, noise).parts
+    parts = joint_loss(judged(Oracle("marginal")), schema, x0, observed, absent, noise).parts
     for name, variance in (("score", x0["score"].var()), ("scan", x0["scan"].var(0).mean())):
         assert parts[name] == pytest.approx(float(variance), rel=0.1)  # this law's variance, over N(0, 1)'s
     assert parts["diagnosis"] == pytest.approx(1, abs=0.03) and parts["stage"] == pytest.approx(1, abs=0.03)
 
     times = MixtureTimes().draw(schema, observed, noise)
-    best = joint_loss(Oracle("marginal"), schema, x0, observed, times, Noise(1, torch.arange(n)))
+    best = joint_loss(judged(Oracle("marginal")), schema, x0, observed, times, Noise(1, torch.arange(n)))
 
     def blunt(state: State, levels: State) -> State:
         clean = Oracle("marginal")(state, levels)
         return {name: torch.log_softmax(0.7 * x, -1) if x.dim() == 2 else 0.9 * x for name, x in clean.items()}
 
-    worse = joint_loss(blunt, schema, x0, observed, times, Noise(1, torch.arange(n)))
+    worse = joint_loss(judged(blunt), schema, x0, observed, times, Noise(1, torch.arange(n)))
     assert all(best.parts[name] < worse.parts[name] for name in EVERYTHING)
     assert best.total == pytest.approx(float(sum(best.parts.values())))
 
@@ -274,13 +281,13 @@ def test_missing_and_known_entries_carry_no_loss() -> None:
     x0 = oracle.draw(n)
     observed = {v.name: torch.arange(n) % 2 == 0 for v in schema}
     times = MixtureTimes().draw(schema, observed, Noise(0, torch.arange(n)))
-    loss = joint_loss(denoiser, schema, x0, observed, times, Noise(1, torch.arange(n)))
+    loss = joint_loss(judged(denoiser), schema, x0, observed, times, Noise(1, torch.arange(n)))
     garbage = {"diagnosis": 2, "stage": 3, "score": 1e6, "scan": -1e6}
     wrong = {name: x.clone() for name, x in x0.items()}
     for name, x in wrong.items():
         x[~observed[name]] = garbage[name]  # type: ignore[call-overload]
-    for name, part in joint_loss(denoiser, schema, wrong, observed, times, Noise(1, torch.arange(n))).parts.items():
+    for name, part in joint_loss(judged(denoiser), schema, wrong, observed, times, Noise(1, torch.arange(n))).parts.items():
         assert part == pytest.approx(float(loss.parts[name]), rel=1e-5)
     known = {v.name: full_level(v, 0.0, n) for v in schema}
     everyone = {v.name: torch.ones(n, dtype=torch.bool) for v in schema}
-    assert joint_loss(denoiser, schema, x0, everyone, known, Noise(1, torch.arange(n))).total == 0
+    assert joint_loss(judged(denoiser), schema, x0, everyone, known, Noise(1, torch.arange(n))).total == 0

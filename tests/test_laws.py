@@ -1,5 +1,7 @@
 """The law of a number over people: exact by Bayes' rule, and where a network that adds nothing starts from."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -91,3 +93,28 @@ def test_an_untrained_network_draws_the_cohort() -> None:
     drawn = schema.scalar("age").decode(draw_facts(denoiser, schema, {}, ["age"], 4000)["age"][0])
     assert kstest(drawn, "uniform", (20, 70)).statistic < 0.03
     assert drawn.std() == pytest.approx(ages.std(), rel=0.03)
+
+
+@pytest.mark.parametrize("tau", [0.05, 0.8, torch.inf])
+def test_the_gain_of_a_hint_is_that_of_integration(tau: float) -> None:
+    law = Law.of(np.concatenate([flat(300), flat(300) / 5 + 2]))
+    x0, x, at = (torch.tensor([value]) for value in (0.4, -0.3, tau))
+    hint = (torch.tensor([0.9]), torch.tensor([2.5]))
+    grid = np.linspace(-8, 8, 40_001)
+    a, s = math.exp(-tau / 2), math.sqrt(1 - math.exp(-tau))
+    prior = sum(norm.pdf(grid, c, w) for c, w in zip(law.centres, law.widths)) * norm.pdf(-0.3, a * grid, s)
+    told = prior * np.exp(-0.5 * (2.5 * (grid - 0.9)) ** 2)
+    expected = -0.5 * (2.5 * (0.4 - 0.9)) ** 2 - math.log(told.sum() / prior.sum())
+    assert float(law.gain(x0, x, at, hint)) == pytest.approx(expected, abs=1e-4)
+    assert abs(float(law.gain(x0, x, at, (hint[0], torch.zeros(1))))) < 1e-6
+
+
+def test_what_is_known_gains_nothing_and_the_right_sharpness_gains_most() -> None:
+    law, n = Law(), 20_000
+    x0 = torch.randn(n, generator=torch.Generator().manual_seed(0))
+    seen = x0 + 0.5 * torch.randn(n, generator=torch.Generator().manual_seed(1))  # sharpness 2
+    nothing, absent = torch.zeros(n), torch.full((n,), torch.inf)
+    gains = {s: float(law.gain(x0, nothing, absent, (seen, torch.full((n,), s))).mean()) for s in (1.4, 1.8, 2.0, 2.2, 2.8)}
+    assert max(gains, key=gains.get) == 2.0  # type: ignore[arg-type]
+    assert gains[2.0] == pytest.approx(0.5 * math.log(5), abs=0.02)  # what is told of N(0, 1): log(1 + 2^2) / 2
+    assert law.gain(x0, x0, nothing, (seen, torch.full((n,), 2.0))).abs().max() < 1e-5

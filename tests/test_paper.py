@@ -18,7 +18,7 @@ from metavoxel.codecs import Standard
 from metavoxel.config import PRESETS, from_dict, read_config, to_dict
 from metavoxel.data.columns import ColumnGuess
 from metavoxel.denoiser import LearnedDenoiser, make_denoiser
-from metavoxel.diffusion import Given, joint_loss, noise_error, sample, tied
+from metavoxel.diffusion import Given, joint_loss, noise_error, sample, tied, weighed
 from metavoxel.nets.joint import NetSettings
 from metavoxel.nets.paper import PaperNet, PaperSettings
 from metavoxel.noise import Noise
@@ -116,7 +116,7 @@ def test_no_part_of_the_network_is_dead(grid: tuple[int, ...]) -> None:
     def loss(step: int) -> Tensor:
         noise = Noise(step, torch.arange(n))
         times = SharedTimes().draw(schema, everyone(schema, n), noise)
-        return joint_loss(denoiser, schema, values(schema, n), everyone(schema, n), times, noise, denoiser.weigh).total
+        return joint_loss(denoiser, schema, values(schema, n), everyone(schema, n), times, noise).total
 
     assert not dead_parts(denoiser, loss, steps=4)
 
@@ -168,7 +168,7 @@ def test_the_loss_is_the_papers(delta: float) -> None:
     denoiser.net = _Off(x0, delta)
     noise = Noise(0, torch.arange(n))
     times = SharedTimes().draw(schema, everyone(schema, n), noise)
-    loss = joint_loss(denoiser, schema, x0, everyone(schema, n), times, noise, denoiser.weigh)
+    loss = joint_loss(denoiser, schema, x0, everyone(schema, n), times, noise)
     assert float(loss.parts["scan0"]) == pytest.approx(delta**2, rel=0.01, abs=1e-4)
     assert float(loss.parts["age"]) == pytest.approx(delta**2, rel=0.01, abs=1e-4)
     assert float(loss.parts["sex"]) == pytest.approx(np.log(2), rel=1e-4)
@@ -183,7 +183,7 @@ def test_missing_values_carry_no_loss_and_leave_the_time_alone() -> None:
     observed = everyone(schema, n) | {"age": torch.zeros(n, dtype=torch.bool)}
     noise = Noise(0, torch.arange(n))
     times = SharedTimes().draw(schema, observed, noise)
-    loss = joint_loss(denoiser, schema, values(schema, n), observed, times, noise, denoiser.weigh)
+    loss = joint_loss(denoiser, schema, values(schema, n), observed, times, noise)
     assert loss.parts["age"] == 0 and (times["age"] == 1).all()
     assert torch.equal(seen[0], times["sex"])
 
@@ -251,7 +251,7 @@ def test_it_learns_what_the_variables_say_of_one_another(trained: mv.MetaVoxel) 
     x0["scan"] = trained.codecs["scan"].encode(torch.from_numpy(scans).float())
     noise, times = Noise(5, torch.arange(n)), levels(schema, n, 0.4)
 
-    def alone(state: State, times: Times) -> State:
+    def alone(state: State, times: Times, x0: State) -> State:
         clean = {}
         for v in schema:
             tau = v.clock.tau(times[v.name])
@@ -259,12 +259,12 @@ def test_it_learns_what_the_variables_say_of_one_another(trained: mv.MetaVoxel) 
                 clean[v.name] = torch.log_softmax(v.process.likelihood(state[v.name], tau), -1)
             else:
                 clean[v.name] = alpha(tau) * state[v.name]  # E[x_0 | x_t] under N(0, 1)
-        return clean
+        return weighed(clean, schema, times, x0, noise_error)
 
     with torch.no_grad():
         ours, marginal = (
-            joint_loss(denoiser, schema, x0, everyone(schema, n), times, noise, noise_error).parts
-            for denoiser in (trained.denoiser, alone)
+            joint_loss(denoiser, schema, x0, everyone(schema, n), times, noise).parts
+            for denoiser in (trained.denoiser, SimpleNamespace(judge=alone))
         )
     shares = {name: float(ours[name] / marginal[name]) for name in schema.names}
     assert max(shares.values()) < 0.7, shares
@@ -328,7 +328,7 @@ def test_a_stopped_training_goes_on_as_if_unbroken(tmp_path: Path, monkeypatch: 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(build, "joint_loss", stops)
         fit("broken")
-    assert all(arguments[-1] is noise_error for arguments in calls)
+    assert all(isinstance(arguments[0], PaperDenoiser) for arguments in calls)
     resumed = fit("broken", resume=True)
     for name, tensor in whole.denoiser.state_dict().items():
         assert torch.equal(tensor, resumed.denoiser.state_dict()[name]), name
