@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from scipy.linalg import eigh
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -79,11 +80,12 @@ def components(off: Tensor, most: int) -> Tensor:
     """
     rows, entries = off.shape
     inner = (off @ off.T if rows <= entries else off.T @ off) / rows
-    variances, vectors = torch.linalg.eigh(inner.double())
-    most = min(most, len(variances))
-    kept = variances.flip(0)[:most]
-    sd = (kept - (variances.sum() - kept.sum()) / rows).clamp_min(0).sqrt()[:, None].float()
-    vectors = vectors.flip(1)[:, :most].T.float()
+    most = min(most, len(inner))
+    # the largest only, by a driver that does not fail where many are alike, as the usual one did for a block at a rim
+    found = eigh(inner.double().cpu().numpy(), driver="evr", subset_by_index=(len(inner) - most, len(inner) - 1))
+    kept, vectors = (torch.from_numpy(x.copy()).flip(-1).to(off.device) for x in found)
+    sd = (kept - (inner.diagonal().sum() - kept.sum()) / rows).clamp_min(0).sqrt()[:, None].float()
+    vectors = vectors.T.float()
     if rows > entries:
         return sd * vectors
     return sd * (vectors @ off) / (kept * rows).clamp_min(1e-30).sqrt()[:, None].float()
