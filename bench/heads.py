@@ -1,0 +1,110 @@
+"""Fits the last layers of a model's numbers and classes again, by log-likelihood, all else kept as it is.
+
+    python bench/heads.py MODEL COHORT OUT --cache FOLDER [-n 15000]
+
+Training leaves them where its last few thousand questions pulled them. What they read is computed once here for every
+person, asked as in training, so that they may be fitted to all people together, in seconds.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from rich.progress import track
+from torch import Tensor
+
+import metavoxel as mv
+from metavoxel.denoiser import JointDenoiser
+from metavoxel.diffusion import joint_loss
+from metavoxel.loading import load_images
+from metavoxel.noise import Noise
+from metavoxel.schema import Schema, State, Times, full_level
+from metavoxel.times import MixtureTimes
+
+QUESTIONS, BATCH, SEED = 4, 48, 31
+STEPS, ROWS, RATE = 1500, 1024, 2e-3
+
+Block = tuple[dict[str, Tensor], State, Times, State]
+"""What the last layers read, noised values, levels, clean values: of scalars, (rows, ...) each."""
+
+
+class Listener:
+    """Takes down what a denoiser's last layers read; judges nothing."""
+
+    def __init__(self, denoiser: JointDenoiser) -> None:
+        self.denoiser = denoiser
+        self.blocks: list[Block] = []
+
+    def judge(self, state: State, times: Times, x0: State) -> State:
+        tokens, names = self.denoiser.net.tokens, [v.name for v in self.denoiser.schema.scalars]
+        found = self.denoiser._attend(state, times, self.denoiser._encode(state, times))
+        read = {name: head[:-1](found[:, i]) for i, (name, head) in enumerate(zip(names, tokens.heads))}  # type: ignore[index]
+        self.blocks.append((read, *({name: part[name] for name in names} for part in (state, times, x0))))  # type: ignore[arg-type]
+        return {v.name: torch.zeros(len(x0[v.name])) for v in self.denoiser.schema}
+
+
+def questions(schema: Schema, entries: Tensor, facts: State, rows: Tensor) -> Iterator[tuple[State, Times, Noise]]:
+    """Of these people: facts asked of the scan, QUESTIONS times, and once without any scan."""
+    image = schema.images[0]
+    for number, scan in ((QUESTIONS, True), (1, False)):
+        noise = Noise(SEED + scan, (rows[:, None] * number + torch.arange(number)).flatten())
+        everyone = {v.name: torch.ones(len(noise), dtype=torch.bool) for v in schema}
+        times = MixtureTimes().reading().draw(schema, everyone, noise)
+        shown = len(rows) if scan else 1
+        times[image.name] = full_level(image, 0.0 if scan else 1.0, shown)
+        repeated = {name: x[rows].repeat_interleave(number, 0) for name, x in facts.items()}
+        yield {**repeated, image.name: entries[:shown]}, times, noise
+
+
+@torch.no_grad()
+def listen(model: mv.MetaVoxel, cohort: mv.Cohort, cache: Path) -> list[Block]:
+    schema, image = model.schema, model.first_image()
+    listener = Listener(model.denoiser)  # type: ignore[arg-type]
+    stack = load_images(cohort, image, cache)
+    facts = {v.name: v.encode(cohort.column(v.name))[0] for v in schema.scalars}
+    for rows in track(torch.arange(len(cohort)).split(BATCH), "listening"):
+        entries = model.codecs[image.name].encode(stack.rows(rows))
+        for x0, times, noise in questions(schema, entries, facts, rows):
+            everyone = {v.name: torch.ones(len(noise), dtype=torch.bool) for v in schema}
+            joint_loss(listener, Schema(schema.scalars), x0, everyone, times, noise)
+    return listener.blocks
+
+
+def refit(denoiser: JointDenoiser, blocks: list[Block]) -> None:
+    """In place."""
+    scalars = denoiser.schema.scalars
+    read, state, times, x0 = (
+        {v.name: torch.cat([block[part][v.name] for block in blocks]) for v in scalars} for part in range(4)
+    )
+    last = {v.name: head[-1] for v, head in zip(scalars, denoiser.net.tokens.heads)}  # type: ignore[index]
+    weights = [weight for layer in last.values() for weight in layer.parameters()]
+    optimiser = torch.optim.Adam(weights, lr=RATE)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.01, STEPS)
+    generator = torch.Generator().manual_seed(SEED)
+    for _ in track(range(STEPS), "fitting"):
+        some = torch.randint(len(x0[scalars[0].name]), (ROWS,), generator=generator)
+        picked = ({name: x[some] for name, x in part.items()} for part in (state, times, x0))
+        losses = denoiser.judge_scalars({name: layer(read[name][some]) for name, layer in last.items()}, *picked)
+        optimiser.zero_grad()
+        torch.stack([loss.mean() for loss in losses.values()]).sum().backward()
+        optimiser.step()
+        schedule.step()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model")
+    parser.add_argument("cohort", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("-n", type=int, default=15_000)
+    options = parser.parse_args()
+    model, cohort = mv.load(options.model), mv.read_cohort(options.cohort)
+    blocks = listen(model, cohort.subset(range(min(options.n, len(cohort)))), options.cache)
+    refit(model.denoiser, blocks)  # type: ignore[arg-type]
+    model.save(options.out, half=True)
+
+
+if __name__ == "__main__":
+    main()
