@@ -186,8 +186,8 @@ def fit(
         return held_out_figures(module, data.batch, validation, config.times)
 
     trunk = denoiser.net.trunk_matrices()
-    figures = optimise(denoiser, step, validate, config.joint, folder / "training", "joint", trunk, resume=resume,
-                       quiet=quiet)  # fmt: skip
+    figures = optimise(denoiser, step, validate, config.joint, folder / "training", "joint", trunk, earliest=reading,
+                       resume=resume, quiet=quiet)  # fmt: skip
     summary = {
         "rows": len(table), "people": len(set(people)), "training_rows": len(training),
         "validation_rows": len(validation), "validation": figures, "columns": _describe(schema, table, stacks),

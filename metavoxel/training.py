@@ -37,17 +37,19 @@ def optimise(
     stage: str,
     matrices: Sequence[Tensor] = (),
     *,
+    earliest: int = 0,
     resume: bool = False,
     quiet: bool = False,
 ) -> dict[str, float]:
     """Trains `module` in place and leaves it with the best averaged weights; returns their validation figures.
 
     matrices: those of its weights that Muon may train, if the settings have a rate for them; the rest is AdamW's.
+    earliest: the step before which parts of it have not begun to learn, so that no weights are taken from there.
 
     Writes folder/metrics.jsonl (one line each LOG_EVERY steps and validation) and, at every validation,
     folder/STAGE.safetensors, from which `resume` goes on.
     """
-    run = _Run(module, settings, folder, stage, matrices)
+    run = _Run(module, settings, folder, stage, matrices, min(earliest, settings.steps))
     if resume:
         run.load()
     device = next(module.parameters()).device.type
@@ -66,7 +68,8 @@ def optimise(
                 run.log({"loss": loss.item(), **parts, "steps_per_second": pace})
             if run.step % settings.validate_every == 0 or run.step == settings.steps:
                 run.judge(validate, mixed)
-                bars.update(bar, note=f"validation {run.best_figures['loss']:.3f} at best")
+                if run.step >= run.earliest:
+                    bars.update(bar, note=f"validation {run.best_figures['loss']:.3f} at best")
             bars.update(bar, completed=run.step)
     module.load_state_dict(run.best)
     module.eval()
@@ -77,9 +80,9 @@ class _Run:
     """What changes during training: weights, their average, the optimiser, the best so far."""
 
     def __init__(
-        self, module: nn.Module, settings: Optimiser, folder: Path, stage: str, matrices: Sequence[Tensor]
+        self, module: nn.Module, settings: Optimiser, folder: Path, stage: str, matrices: Sequence[Tensor], earliest: int
     ) -> None:
-        self.module, self.settings, self.folder, self.stage = module, settings, folder, stage
+        self.module, self.settings, self.folder, self.stage, self.earliest = module, settings, folder, stage, earliest
         self.optimisers = _optimisers(module, settings, matrices)
         self.step = 0
         self.average = self._weights()
@@ -119,7 +122,7 @@ class _Run:
         self.module.load_state_dict(current)
         self.module.train()
         self.log({f"validation_{name}": value for name, value in figures.items()})
-        if figures["loss"] < self.best_figures["loss"]:
+        if self.step >= self.earliest and figures["loss"] < self.best_figures["loss"]:
             self.best = {name: tensor.clone() for name, tensor in self.average.items()}
             self.best_figures = {**figures, "step": self.step}
         self.save()

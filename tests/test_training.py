@@ -49,6 +49,22 @@ def test_optimise_learns_a_line(tmp_path: Path) -> None:
     assert [line["step"] for line in lines if "validation_loss" in line] == [100, 200, 300]
 
 
+@pytest.mark.parametrize("earliest", [0, 30, 99])
+def test_no_weights_are_taken_from_before_all_parts_learn(tmp_path: Path, earliest: int) -> None:
+    """However good they look by what is judged: an image's decoder that was never trained may cost nothing there."""
+
+    def ever_worse(module: nn.Module) -> dict[str, float]:
+        seen.append(module.layer.weight.detach().clone())  # type: ignore[union-attr, operator]
+        return {"loss": float(len(seen))}
+
+    seen: list[torch.Tensor] = []
+    module = _Line()
+    settings = Optimiser(steps=60, rate=0.05, validate_every=20)
+    figures = optimise(module, _step, ever_worse, settings, tmp_path, "line", earliest=earliest, quiet=True)
+    assert figures["step"] == {0: 20, 30: 40, 99: 60}[earliest]
+    assert torch.equal(module.layer.weight, seen[figures["step"] // 20 - 1])  # type: ignore[arg-type, operator]
+
+
 @pytest.mark.parametrize("matrix_rate", [0.0, 0.02])
 def test_resumed_run_equals_unbroken_one(tmp_path: Path, matrix_rate: float) -> None:
     settings = Optimiser(steps=60, rate=0.05, matrix_rate=matrix_rate, validate_every=20)
