@@ -79,8 +79,10 @@ def components(off: Tensor, most: int) -> Tensor:
     Their variances are less what chance adds where rows are fewer than entries: the rest's trace over the rows.
     """
     rows, entries = off.shape
+    most = min(most, rows, entries)
+    if not most:
+        return off.new_zeros(0, entries)
     inner = (off @ off.T if rows <= entries else off.T @ off) / rows
-    most = min(most, len(inner))
     # the largest only, by a driver that does not fail where many are alike, as the usual one did for a block at a rim
     found = eigh(inner.double().cpu().numpy(), driver="evr", subset_by_index=(len(inner) - most, len(inner) - 1))
     kept, vectors = (torch.from_numpy(x.copy()).flip(-1).to(off.device) for x in found)

@@ -144,3 +144,9 @@ def test_small_grids_have_no_blocks_and_large_ones_no_more_than_memory_holds() -
     assert law_sizes((1, 32, 40, 32)) == (32, 24)
     assert law_sizes((1, 8, 8))[1] == law_sizes((1, 32, 40, 15))[1] == 0
     assert law_sizes((1, 160, 192, 160))[1] == 1
+
+
+def test_of_few_people_or_of_sameness_there_are_few_components_or_none() -> None:
+    off = torch.randn(30, 8, generator=torch.Generator().manual_seed(0))
+    assert components(off, 0).shape == (0, 8) and components(off[:2], 5).shape == (2, 8)
+    assert components(off[:1] * 0, 5).abs().max() == 0
