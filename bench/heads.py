@@ -7,19 +7,19 @@ person, asked as in training, so that they may be fitted to all people together,
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from rich.progress import track
-from torch import Tensor
+from torch import Tensor, nn
 
 import metavoxel as mv
 from metavoxel.denoiser import JointDenoiser
 from metavoxel.diffusion import joint_loss
 from metavoxel.loading import load_images
 from metavoxel.noise import Noise
-from metavoxel.schema import Schema, State, Times, full_level
+from metavoxel.schema import Observed, Schema, State, Times, full_level
 from metavoxel.times import MixtureTimes
 
 QUESTIONS, BATCH, SEED = 4, 48, 31
@@ -27,6 +27,12 @@ STEPS, ROWS, RATE = 1500, 1024, 2e-3
 
 Block = tuple[dict[str, Tensor], State, Times, State]
 """What the last layers read, noised values, levels, clean values: of scalars, (rows, ...) each."""
+
+
+def last_layers(denoiser: JointDenoiser) -> dict[str, nn.Module]:
+    """Of every scalar."""
+    heads = denoiser.net.tokens.heads
+    return {v.name: head[-1] for v, head in zip(denoiser.schema.scalars, heads)}  # type: ignore[index]
 
 
 class Listener:
@@ -37,14 +43,26 @@ class Listener:
         self.blocks: list[Block] = []
 
     def judge(self, state: State, times: Times, x0: State) -> State:
-        tokens, names = self.denoiser.net.tokens, [v.name for v in self.denoiser.schema.scalars]
-        found = self.denoiser._attend(state, times, self.denoiser._encode(state, times))
-        read = {name: head[:-1](found[:, i]) for i, (name, head) in enumerate(zip(names, tokens.heads))}  # type: ignore[index]
-        self.blocks.append((read, *({name: part[name] for name in names} for part in (state, times, x0))))  # type: ignore[arg-type]
+        """All losses 0."""
+        names = [v.name for v in self.denoiser.schema.scalars]
+        read: dict[str, Tensor] = {}
+
+        def take(name: str) -> Callable[[nn.Module, tuple[Tensor]], None]:
+            return lambda layer, seen: read.__setitem__(name, seen[0])
+
+        hooks = [layer.register_forward_pre_hook(take(name)) for name, layer in last_layers(self.denoiser).items()]
+        self.denoiser.freeze(state, times)(state, times)
+        for hook in hooks:
+            hook.remove()
+        asked, levels, clean = ({name: part[name] for name in names} for part in (state, times, x0))
+        self.blocks.append((read, asked, levels, clean))
         return {v.name: torch.zeros(len(x0[v.name])) for v in self.denoiser.schema}
 
 
-def questions(schema: Schema, entries: Tensor, facts: State, rows: Tensor) -> Iterator[tuple[State, Times, Noise]]:
+Question = tuple[State, Observed, Times, Noise]
+
+
+def questions(schema: Schema, entries: Tensor, facts: State, rows: Tensor) -> Iterator[Question]:
     """Of these people: facts asked of the scan, QUESTIONS times, and once without any scan."""
     image = schema.images[0]
     for number, scan in ((QUESTIONS, True), (1, False)):
@@ -54,7 +72,7 @@ def questions(schema: Schema, entries: Tensor, facts: State, rows: Tensor) -> It
         shown = len(rows) if scan else 1
         times[image.name] = full_level(image, 0.0 if scan else 1.0, shown)
         repeated = {name: x[rows].repeat_interleave(number, 0) for name, x in facts.items()}
-        yield {**repeated, image.name: entries[:shown]}, times, noise
+        yield {**repeated, image.name: entries[:shown]}, everyone, times, noise
 
 
 @torch.no_grad()
@@ -65,9 +83,8 @@ def listen(model: mv.MetaVoxel, cohort: mv.Cohort, cache: Path) -> list[Block]:
     facts = {v.name: v.encode(cohort.column(v.name))[0] for v in schema.scalars}
     for rows in track(torch.arange(len(cohort)).split(BATCH), "listening"):
         entries = model.codecs[image.name].encode(stack.rows(rows))
-        for x0, times, noise in questions(schema, entries, facts, rows):
-            everyone = {v.name: torch.ones(len(noise), dtype=torch.bool) for v in schema}
-            joint_loss(listener, Schema(schema.scalars), x0, everyone, times, noise)
+        for question in questions(schema, entries, facts, rows):
+            joint_loss(listener, Schema(schema.scalars), *question)
     return listener.blocks
 
 
@@ -77,7 +94,7 @@ def refit(denoiser: JointDenoiser, blocks: list[Block]) -> None:
     read, state, times, x0 = (
         {v.name: torch.cat([block[part][v.name] for block in blocks]) for v in scalars} for part in range(4)
     )
-    last = {v.name: head[-1] for v, head in zip(scalars, denoiser.net.tokens.heads)}  # type: ignore[index]
+    last = last_layers(denoiser)
     weights = [weight for layer in last.values() for weight in layer.parameters()]
     optimiser = torch.optim.Adam(weights, lr=RATE)
     schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.01, STEPS)

@@ -74,20 +74,22 @@ class JointDenoiser(nn.Module):
         for v in self.schema.scalars:
             x, tau = state[v.name], v.clock.tau(times[v.name])
             if isinstance(v.process, Discrete):
-                clean[v.name] = torch.log_softmax(raw[v.name] + v.process.likelihood(x, tau), -1)
+                clean[v.name] = _class_given(v.process, raw[v.name], x, tau)
             else:
-                mean, sharpness = raw[v.name].unbind(-1)
-                clean[v.name] = v.law.given(x, tau, (mean, sharpness))[0]
+                clean[v.name] = v.law.given(x, tau, _hint(raw[v.name]))[0]
         return clean
 
     def judge_scalars(self, raw: State, state: State, times: Times, x0: State) -> State:
         """Raw outputs -> the loss of every scalar asked for."""
-        classes = [v for v in self.schema.scalars if isinstance(v.process, Discrete)]
-        losses = weighed(self.clean_scalars(raw, state, times), classes, times, x0)
+        losses: State = {}
         for v in self.schema.scalars:
-            if not isinstance(v.process, Discrete) and times[v.name].any():
-                mean, sharpness = raw[v.name].unbind(-1)
-                losses[v.name] = 1 - v.law.gain(x0[v.name], state[v.name], v.clock.tau(times[v.name]), (mean, sharpness))
+            if not times[v.name].any():
+                continue
+            x, tau = state[v.name], v.clock.tau(times[v.name])
+            if isinstance(v.process, Discrete):
+                losses |= weighed({v.name: _class_given(v.process, raw[v.name], x, tau)}, [v], times, x0)
+            else:
+                losses[v.name] = 1 - v.law.gain(x0[v.name], x, tau, _hint(raw[v.name]))
         return losses
 
     def _images(self, scan: Scan, tokens: Tensor, state: State, times: Times) -> State:
@@ -138,13 +140,14 @@ class FrozenScan:
         self.device = denoiser.device
 
     def __call__(self, state: State, times: Times) -> State:
-        tokens = self.denoiser._attend(state, times, self.scan)
-        return self.denoiser.clean_scalars(self.denoiser.net.tokens.read(tokens), state, times)
+        return self.denoiser.clean_scalars(self._raw(state, times), state, times)
 
     def judge(self, state: State, times: Times, x0: State) -> State:
         """The loss of every scalar."""
-        tokens = self.denoiser._attend(state, times, self.scan)
-        return self.denoiser.judge_scalars(self.denoiser.net.tokens.read(tokens), state, times, x0)
+        return self.denoiser.judge_scalars(self._raw(state, times), state, times, x0)
+
+    def _raw(self, state: State, times: Times) -> State:
+        return self.denoiser.net.tokens.read(self.denoiser._attend(state, times, self.scan))
 
     def freeze(self, images: State, times: Times) -> "FrozenScan":
         return self
@@ -158,6 +161,17 @@ def make_denoiser(schema: Schema, settings: NetSettings | PaperSettings, coverag
     if isinstance(settings, PaperSettings):
         return PaperDenoiser(schema, settings, coverage)
     return JointDenoiser(schema, settings, coverage)
+
+
+def _class_given(process: Discrete, raw: Tensor, x: Tensor, tau: Tensor) -> Tensor:
+    """log p(x_0) (n, levels) by Bayes' rule."""
+    return torch.log_softmax(raw + process.likelihood(x, tau), -1)
+
+
+def _hint(raw: Tensor) -> tuple[Tensor, Tensor]:
+    """A number's raw output (n, 2) -> mean and sharpness of what all else says of it."""
+    mean, sharpness = raw.unbind(-1)
+    return mean, sharpness
 
 
 def _token(v: Variable) -> TokenSpec:

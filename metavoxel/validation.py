@@ -34,15 +34,15 @@ def held_out_figures(denoiser: LearnedDenoiser, batch: Batch, rows: Tensor, time
     losses: dict[str, list[Tensor]] = {v.name: [] for v in weighed}
     for number, part in enumerate(rows.split(CHUNK)):
         x0, observed = batch(part)
-        for scalar in asked:
-            errors[scalar.name].append(_losses(denoiser, x0, observed, scalar))
+        for name, error in _told_by_the_rest(denoiser, x0, observed, asked).items():
+            errors[name].append(error)
         if weighed and number * CHUNK < MAX_WEIGHED:
             noise = Noise(SEED, part.to(denoiser.device))  # the same at every validation
             levels = times.draw(schema, observed, noise)
             loss = joint_loss(denoiser, schema, x0, observed, levels, noise)
             for v in weighed:
                 losses[v.name].append(loss.parts[v.name])
-    told = {name: torch.cat(parts) for name, parts in errors.items()}
+    told = {name: torch.cat(parts) for name, parts in errors.items() if parts}
     figures = {name: part.mean().item() for name, part in told.items() if len(part)}
     means = {name: torch.stack(parts).mean().item() for name, parts in losses.items()}
     if means:
@@ -50,13 +50,22 @@ def held_out_figures(denoiser: LearnedDenoiser, batch: Batch, rows: Tensor, time
     return {"loss": sum(figures.values()), **figures}
 
 
-def _losses(denoiser: LearnedDenoiser, x0: State, observed: Observed, v: Scalar) -> Tensor:
-    """Of the rows whose value is known. None where there is nothing to tell it from."""
-    schema = denoiser.schema
-    others: Sequence[Variable] = schema.images or [other for other in schema.scalars if other is not v]
-    if not others:
-        return torch.zeros(0)
-    given = {o.name: Given(x0[o.name], observed=observed[o.name]) for o in others}
-    rows = torch.arange(len(x0[v.name]), device=denoiser.device)
-    state, times = laid_out(schema.variables, given, rows, len(rows))
-    return denoiser.judge(state, times, x0)[v.name][observed[v.name]].float()
+def _told_by_the_rest(
+    denoiser: LearnedDenoiser, x0: State, observed: Observed, asked: Sequence[Scalar]
+) -> dict[str, Tensor]:
+    """Losses of each scalar, of the rows whose value is known: given the images, where one evaluation serves all, or,
+    without images, given the other scalars. None of a scalar that there is nothing to tell from."""
+    images = denoiser.schema.images
+    questions: list[tuple[Sequence[Variable], Sequence[Scalar]]] = (
+        [(images, asked)] if images else [([other for other in asked if other is not v], [v]) for v in asked]
+    )
+    losses: State = {}
+    for others, wanted in questions:
+        if not others or not wanted:
+            continue
+        given = {o.name: Given(x0[o.name], observed=observed[o.name]) for o in others}
+        rows = torch.arange(len(x0[wanted[0].name]), device=denoiser.device)
+        state, times = laid_out(denoiser.schema.variables, given, rows, len(rows))
+        found = denoiser.judge(state, times, x0)
+        losses |= {v.name: found[v.name][observed[v.name]].float() for v in wanted}
+    return losses
