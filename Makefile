@@ -13,8 +13,9 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/metavoxel demo --out demo
 
+# One thread a worker: two that share the cores wait for each other most of the time.
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow

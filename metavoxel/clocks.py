@@ -64,6 +64,15 @@ Clock = Annotated[Cosine | ScaledLinear, Field(discriminator="kind")]
 CLOCKS: dict[str, Cosine | ScaledLinear] = {"cosine": Cosine(), "scaled_linear": ScaledLinear()}
 
 
+def once(level: Tensor) -> Tensor:
+    """Levels (rows, *shape) that are an expanded view, as `full_level` makes them, without its repetitions: what follows
+    from them need not be worked out for every voxel."""
+    for axis in range(1, level.dim()):
+        if level.stride(axis) == 0:
+            level = level.narrow(axis, 0, 1)
+    return level
+
+
 def alpha(tau: Tensor) -> Tensor:
     """Share of the clean value that is left: e^(-tau/2)."""
     return torch.exp(-tau / 2)

@@ -13,8 +13,10 @@ Both learn by log p(x_0): by squared error a number's mean came out as well, but
 import torch
 from torch import Tensor, nn
 
+from metavoxel.clocks import once
 from metavoxel.diffusion import Coverage, weighed
 from metavoxel.image_law import ImageLaw, fact_width, told
+from metavoxel.laws import Law
 from metavoxel.nets.joint import JointNet, NetSettings, Scan
 from metavoxel.nets.paper import PaperSettings
 from metavoxel.nets.tokens import TokenSpec
@@ -89,7 +91,7 @@ class JointDenoiser(nn.Module):
             if isinstance(v.process, Discrete):
                 losses |= weighed({v.name: _class_given(v.process, raw[v.name], x, tau)}, [v], times, x0)
             else:
-                losses[v.name] = 1 - v.law.gain(x0[v.name], x, tau, _hint(raw[v.name]))
+                losses[v.name] = 1 - _gain(v.law, x0[v.name], x, tau, _hint(raw[v.name]))
         return losses
 
     def _images(self, scan: Scan, tokens: Tensor, state: State, times: Times) -> State:
@@ -108,7 +110,7 @@ class JointDenoiser(nn.Module):
         found = {}
         for image in images:
             law = self.law(image.name).given(facts)
-            found[image.name] = law.clean(raw[image.name], state[image.name], image.clock.tau(times[image.name]))
+            found[image.name] = law.clean(raw[image.name], state[image.name], image.clock.tau(once(times[image.name])))
         return found if asked.all() else {name: clean[name].index_copy(0, rows, x) for name, x in found.items()}
 
     def freeze(self, images: State, times: Times) -> "FrozenScan":
@@ -122,7 +124,7 @@ class JointDenoiser(nn.Module):
         seen = {}
         for image in self.schema.images:
             x, t = state[image.name], times[image.name]
-            tau = image.clock.tau(t if t.any() else t.new_zeros((1,) * t.dim()))  # a map of zeros is work for nothing
+            tau = image.clock.tau(once(t) if t.any() else t.new_zeros((1,) * t.dim()))  # a map of zeros is work for nothing
             seen[image.name] = torch.cat([x, self.law(image.name).alone().deviation(x, tau)], 1)
         return self.net.encode(seen, times)
 
@@ -172,6 +174,17 @@ def _hint(raw: Tensor) -> tuple[Tensor, Tensor]:
     """A number's raw output (n, 2) -> mean and sharpness of what all else says of it."""
     mean, sharpness = raw.unbind(-1)
     return mean, sharpness
+
+
+def _gain(law: Law, x0: Tensor, x: Tensor, tau: Tensor, hint: tuple[Tensor, Tensor]) -> Tensor:
+    """The law's gain, whose gradient counts less the surer the answer: times the share of the sd that the hint leaves.
+
+    Else what is said most sharply pulls hardest, and few people are soon known by heart (beta-NLL: Seitzer et al. 2022).
+    """
+    gain = law.gain(x0, x, tau, hint)
+    before, left = (law.given(x, tau, told)[1] for told in (None, hint))
+    share = torch.sqrt(left / before.clamp_min(1e-12)).detach()
+    return gain.detach() + share * (gain - gain.detach())
 
 
 def _token(v: Variable) -> TokenSpec:

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from metavoxel.clocks import alpha
+from metavoxel.clocks import alpha, once
 from metavoxel.errors import MetavoxelError
 from metavoxel.noise import Noise
 from metavoxel.processes import Discrete
@@ -307,7 +307,7 @@ class _Question:
         return torch.where(self._each_draw(given.mask), shown, free)
 
     def tau(self, v: Variable, t: float) -> Tensor:
-        return v.clock.tau(self.level(v, t))
+        return v.clock.tau(once(self.level(v, t)))
 
     def start(self, t: float) -> State:
         """Everything from its prior, then what is given in its place."""
@@ -320,7 +320,7 @@ class _Question:
             if v.name not in self.given:
                 continue
             given = self.given[v.name]
-            level = v.clock.tau(full_level(v, given.level(t), len(self.noise), self.noise.index.device))
+            level = v.clock.tau(once(full_level(v, given.level(t), len(self.noise), self.noise.index.device)))
             value = given.value if given.each else self._each_draw(given.value)
             if given.level is not known:
                 value = v.process.forward(value, torch.zeros_like(level), level, self.noise)

@@ -1,7 +1,7 @@
-"""Every test starts from the same global seed, on two threads or one, so that tests time alike wherever they run."""
+"""Every test starts from the same global seed, on one thread: tests run side by side, and two threads that share a busy
+core wait for each other most of the time."""
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,20 +11,12 @@ import metavoxel as mv
 from metavoxel.cli import main
 from metavoxel.data.phantom import write_cohort
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """For many operations on small tensors: a second thread only waits, for long on a busy machine."""
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(2)
 
 
 @pytest.fixture(scope="session")

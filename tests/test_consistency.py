@@ -14,8 +14,6 @@ from metavoxel.diffusion import Given
 from metavoxel.errors import MetavoxelError
 from metavoxel.schema import State, Times
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 ROWS, DRAWS = oracle.draw(6, seed=11), 400
 SCAN = {"scan": Given(ROWS["scan"])}
 FREE = ["diagnosis", "stage", "score"]

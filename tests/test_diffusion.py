@@ -17,8 +17,6 @@ from metavoxel.schema import State, Times, full_level
 from metavoxel.solvers import ANCESTRAL, DDIM, DPM2M, Solver
 from metavoxel.times import MixtureTimes, SharedTimes, even_plan, repaint_plan
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 CHAINS = ("uniform", "absorbing", "marginal")
 SOLVERS = {"ancestral": ANCESTRAL, "ddim": DDIM, "2m": DPM2M}
 SCALARS = ["diagnosis", "stage", "score"]

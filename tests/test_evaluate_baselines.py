@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from sklearn.pipeline import make_pipeline
 
 import metavoxel as mv
@@ -25,8 +24,6 @@ from metavoxel.evaluate.run import evaluate
 from metavoxel.evaluate.sizes import Sizes, sizes
 from metavoxel.evaluate.study import Study, make_study
 from metavoxel.evaluate.variants import as_numbers, images_alone
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 GRID = {"shape": (32, 32, 32), "spacing": 6.0}
 FEW = {"steps": 2, "batch": 4, "validate_every": 1}
@@ -60,7 +57,6 @@ def study(cohort: Cohort, cache: Path, train: int = 24, want: list[str] | None =
 @pytest.fixture(scope="module")
 def made(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All baselines, after a few steps."""
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("made") / "all"
     steps = pytest.MonkeyPatch()
     steps.setattr(baselines, "by_draws", lambda *given: by_few_steps(*given))

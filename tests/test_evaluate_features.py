@@ -18,8 +18,6 @@ from metavoxel.evaluate.dedicated import Dedicated
 from metavoxel.evaluate.features import CHILDREN, MEAN, PLANES, medicalnet, radimagenet, trained
 from metavoxel.files import checksum
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 State = dict[str, Tensor]
 SCANS = np.random.default_rng(0).random((2, 20, 24, 28)).astype(np.float32)
 

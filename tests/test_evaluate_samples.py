@@ -15,7 +15,6 @@ from metavoxel.errors import MetavoxelError
 from metavoxel.evaluate import copies, two_sample
 
 Rng = np.random.Generator
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

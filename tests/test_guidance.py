@@ -11,8 +11,6 @@ from metavoxel.guidance import guide
 from metavoxel.solvers import DDIM
 from metavoxel.times import SharedTimes, even_plan
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 ROWS = oracle.draw(3, seed=5)
 SCAN = {"scan": Given(ROWS["scan"])}
 

@@ -11,8 +11,6 @@ from metavoxel.errors import MetavoxelError
 from metavoxel.likelihood import log_likelihood
 from metavoxel.times import SharedTimes
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 ROWS = oracle.draw(8, seed=13)
 KNOWN = {"diagnosis": Given(ROWS["diagnosis"]), "stage": Given(ROWS["stage"])}
 

@@ -18,7 +18,7 @@ from metavoxel.posterior import Posterior
 from metavoxel.solvers import ANCESTRAL, DDIM, DPM2M
 from metavoxel.times import MixtureTimes, SharedTimes, even_plan, facts_plan, images_plan, repaint_plan
 
-pytestmark = pytest.mark.usefixtures("one_thread", "small_images")
+pytestmark = pytest.mark.usefixtures("small_images")
 
 SCHEMA = oracle.schema()
 ROW = oracle.draw(1, seed=3)

@@ -9,8 +9,6 @@ from scipy import stats
 
 from metavoxel.noise import Noise
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 ALPHA = 1e-3  # of each test; seeds are fixed, so a pass stays a pass
 
 

@@ -28,8 +28,6 @@ from metavoxel.schema import Image, Latent, Schema, State, Times, full_level
 from metavoxel.solvers import DDIM
 from metavoxel.times import MixtureTimes, SharedTimes, even_plan
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 TINY = PaperSettings(widths=(8, 16), heads=2, context=8)
 CLOCK = ScaledLinear()
 GRID = (3, 5)
@@ -87,7 +85,6 @@ def config(**changes: object) -> mv.Config:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> mv.MetaVoxel:
     torch.manual_seed(0)
-    torch.set_num_threads(1)
     net = {"architecture": "paper", "widths": (16,), "attending": 0, "heads": 2, "context": 16}
     joint = {"steps": 150, "batch": 16, "rate": 5e-3, "matrix_rate": 0, "warmup": 10, "average": 0.97,
              "validate_every": 150}  # fmt: skip

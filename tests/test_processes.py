@@ -11,7 +11,7 @@ from scipy import stats
 from scipy.linalg import expm
 from torch import Tensor
 
-from metavoxel.clocks import Cosine, ScaledLinear, alpha, sigma
+from metavoxel.clocks import Cosine, ScaledLinear, alpha, once, sigma
 from metavoxel.noise import Noise
 from metavoxel.processes import (
     BirthDeath,
@@ -22,8 +22,6 @@ from metavoxel.processes import (
     marginal_chain,
     uniform_chain,
 )
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 N, ALPHA = 20_000, 1e-3
 INF = torch.tensor(math.inf)
@@ -85,6 +83,14 @@ def test_latent_diffusions_clock_inverts() -> None:
     clock, t = ScaledLinear(), torch.linspace(0, 1, 201)
     torch.testing.assert_close(clock.t(clock.tau(t)), t, atol=1e-5, rtol=0)
     assert clock.t(torch.tensor(torch.inf)) == 1
+
+
+def test_repeated_levels_are_worked_out_once_and_others_are_left() -> None:
+    maps = torch.rand(3, 1, 1, 1).expand(3, 1, 4, 5)
+    assert once(maps).shape == (3, 1, 1, 1)
+    assert torch.equal(once(maps).expand_as(maps), maps)
+    assert once(maps.contiguous()).shape == maps.shape
+    assert once(torch.tensor(0.5).expand(3)).shape == (3,)
 
 
 # --- Gaussian ---

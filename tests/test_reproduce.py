@@ -11,8 +11,6 @@ from metavoxel.evaluate import baselines
 from metavoxel.evaluate.figures import Findings
 from metavoxel.evaluate.sizes import sizes
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 PAGE = Path(__file__).parents[1] / "docs/how-to/reproduce-the-paper.md"
 FEW = {"steps": 4, "batch": 8, "validate_every": 2}
 

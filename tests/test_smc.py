@@ -20,8 +20,6 @@ from metavoxel.smc import _resample, smc
 from metavoxel.solvers import DDIM
 from metavoxel.times import SharedTimes, even_plan
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 PLAN = even_plan(60)
 ROWS = oracle.draw(3, seed=11)
 QUESTIONS = {

@@ -17,8 +17,6 @@ from metavoxel.schema import Continuous, Schema, State, Times
 from metavoxel.solvers import ANCESTRAL, DDIM, DPM2M, Solver
 from metavoxel.times import MixtureTimes, facts_plan
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 MEAN, SD = 0.8, 0.4
 CLOCK = Cosine()
 

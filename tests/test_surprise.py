@@ -12,8 +12,6 @@ from sklearn.metrics import roc_auc_score
 import metavoxel as mv
 from metavoxel.surprise import LIMIT, Usual, features
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def digits() -> tuple[np.ndarray, np.ndarray]:

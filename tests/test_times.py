@@ -12,8 +12,6 @@ from metavoxel.noise import Noise
 from metavoxel.schema import Image, Latent, Observed, Schema, Times
 from metavoxel.times import MixtureTimes, SharedTimes, even_plan, facts_plan, images_plan, repaint_plan
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 N = 4000
 
 
