@@ -3,7 +3,8 @@
     python bench/heads.py MODEL COHORT OUT --cache FOLDER [-n 15000]
 
 Training leaves them where its last few thousand questions pulled them. What they read is computed once here for every
-person, asked as in training, so that they may be fitted to all people together, in seconds.
+person, asked as in training, so that they may be fitted to all people together, in seconds. How sure answers may be (see
+`scalars.sureness`) is then found of fresh phantoms.
 """
 
 import argparse
@@ -11,18 +12,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from images import scans
 from rich.progress import track
 from torch import Tensor, nn
 
 import metavoxel as mv
+from metavoxel.data import phantom
 from metavoxel.denoiser import JointDenoiser
 from metavoxel.diffusion import joint_loss
 from metavoxel.loading import load_images
 from metavoxel.noise import Noise
 from metavoxel.schema import Observed, Schema, State, Times, full_level
 from metavoxel.times import MixtureTimes
+from metavoxel.validation import surest
 
 QUESTIONS, BATCH, SEED = 4, 48, 31
+FRESH, FRESH_SEED = 3000, 77_011
 STEPS, ROWS, RATE = 1500, 1024, 2e-3
 
 Block = tuple[dict[str, Tensor], State, Times, State]
@@ -109,6 +114,22 @@ def refit(denoiser: JointDenoiser, blocks: list[Block]) -> None:
         schedule.step()
 
 
+def believe(model: mv.MetaVoxel) -> None:
+    """In place."""
+    image, people = model.first_image(), phantom.subjects(FRESH, FRESH_SEED)
+    voxels = torch.from_numpy(scans(people, FRESH_SEED, image))
+    facts = {v.name: v.encode(people[v.name])[0] for v in model.schema.scalars}
+
+    def batch(rows: Tensor) -> tuple[State, Observed]:
+        x0 = {image.name: model.codecs[image.name].encode(voxels[rows]), **{name: x[rows] for name, x in facts.items()}}
+        return x0, {name: torch.ones(len(rows), dtype=torch.bool) for name in x0}
+
+    assert isinstance(model.denoiser, JointDenoiser)
+    model.denoiser.sureness.fill_(1.0)
+    found = surest(model.denoiser, batch, torch.arange(FRESH))
+    model.denoiser.sureness.copy_(torch.tensor([found[v.name][0] for v in model.schema.scalars]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("model")
@@ -120,6 +141,7 @@ def main() -> None:
     model, cohort = mv.load(options.model), mv.read_cohort(options.cohort)
     blocks = listen(model, cohort.subset(range(min(options.n, len(cohort)))), options.cache)
     refit(model.denoiser, blocks)  # type: ignore[arg-type]
+    believe(model)
     model.save(options.out, half=True)
 
 

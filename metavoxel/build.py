@@ -33,7 +33,7 @@ from metavoxel.schema import Categorical, Continuous, Image, Observed, Ordinal, 
 from metavoxel.surprise import Usual, features
 from metavoxel.times import MixtureTimes, TimesRule
 from metavoxel.training import optimise
-from metavoxel.validation import CHUNK, held_out_figures
+from metavoxel.validation import CHUNK, held_out_figures, surest
 
 MAX_USUAL = 256
 FACTS_ROWS, FACTS_WEIGHT = 512, 0.25
@@ -160,6 +160,8 @@ def fit(
     denoiser = make_denoiser(schema, config.net, config.times).to(place)
     if start:
         denoiser.load_state_dict(start.denoiser.state_dict())
+        if isinstance(denoiser, JointDenoiser):
+            denoiser.sureness.fill_(1.0)  # found anew of the new people
     if isinstance(denoiser, JointDenoiser):
         for name, source in sources.items():
             denoiser.law(name).fit(source.clean, training[source.stack.present[training]], facts)
@@ -188,6 +190,9 @@ def fit(
     trunk = denoiser.net.trunk_matrices()
     figures = optimise(denoiser, step, validate, config.joint, folder / "training", "joint", trunk, earliest=reading,
                        resume=resume, quiet=quiet)  # fmt: skip
+    if isinstance(denoiser, JointDenoiser) and config.times.separate:
+        found = surest(denoiser, data.batch, validation)
+        denoiser.sureness.copy_(torch.tensor([found[v.name][0] if v.name in found else 1.0 for v in schema.scalars]))
     summary = {
         "rows": len(table), "people": len(set(people)), "training_rows": len(training),
         "validation_rows": len(validation), "validation": figures, "columns": _describe(schema, table, stacks),

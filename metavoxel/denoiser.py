@@ -3,12 +3,10 @@
 Images: x_0 = what a normal law of whole images given the facts says (see `image_law`) + c_out F, with c_out the sd that an
 entry by itself leaves open (EDM's preconditioning, Karras et al. 2022, about a mean). So the network starts from brains of
 the sizes and shapes that such people have. At t = 1 the prediction is mean + sd F, at t = 0 the value itself.
-Classes: log p(x_0) = F + log q(x_t | x_0), normalised. The network learns what the rest says about x_0; what the noised
-value itself says enters by Bayes' rule, exactly, for every chain.
-Numbers: likewise, E[x_0] under their law over people (see `laws`) times q(x_t | x_0) times a normal factor, whose mean and
-sharpness are F. With the noised value left to the network, it trusted noise twice too much, and draws were too wide.
-Both learn by log p(x_0): by squared error a number's mean came out as well, but its sharpness too low.
+Scalars: see `scalars`.
 """
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +14,13 @@ from torch import Tensor, nn
 from metavoxel.clocks import once
 from metavoxel.diffusion import Coverage, weighed
 from metavoxel.image_law import ImageLaw, fact_width, told
-from metavoxel.laws import Law
 from metavoxel.nets.joint import JointNet, NetSettings, Scan
 from metavoxel.nets.paper import PaperSettings
 from metavoxel.nets.tokens import TokenSpec
 from metavoxel.paper import PaperDenoiser
 from metavoxel.processes import Discrete
-from metavoxel.schema import Schema, State, Times, Variable
+from metavoxel.scalars import clean, loss, tempered
+from metavoxel.schema import Scalar, Schema, State, Times, Variable
 
 
 class JointDenoiser(nn.Module):
@@ -30,6 +28,9 @@ class JointDenoiser(nn.Module):
 
     Scalars may come with several rows for each row of the images; images are then decoded from the first of them.
     """
+
+    sureness: Tensor
+    """(scalars,): how much of what it says of each a whole scan is believed; see `scalars.sureness`."""
 
     def __init__(self, schema: Schema, settings: NetSettings, coverage: Coverage) -> None:
         super().__init__()
@@ -40,6 +41,7 @@ class JointDenoiser(nn.Module):
         facts = sum(fact_width(v) for v in schema.scalars)
         self.laws = nn.ModuleDict({image.name: ImageLaw(image.entry_shape, facts, image.fitted.factors,
                                                         image.fitted.neighbours) for image in schema.images})  # fmt: skip
+        self.register_buffer("sureness", torch.ones(len(schema.scalars)))
 
     @property
     def device(self) -> torch.device:
@@ -65,34 +67,31 @@ class JointDenoiser(nn.Module):
         """Raw outputs for the scalars, clean images."""
         scan = self._encode(state, times)
         tokens = self._attend(state, times, scan)
-        raw = self.net.tokens.read(tokens)
+        raw = self.read(tokens, None if scan is None else scan.shown)
         if scan is None:
             return raw, {}
         return raw, self._images(scan, tokens.unflatten(0, (len(scan.features.embedding), -1))[:, 0], state, times)
 
+    def read(self, tokens: Tensor, shown: Tensor | None) -> State:
+        """Raw outputs for the scalars, as sure as they may be; shown (rows,): how much of the images was seen."""
+        raw = self.net.tokens.read(tokens)
+        powers = torch.ones(len(tokens)) if shown is None else shown.repeat_interleave(len(tokens) // len(shown))
+        factors = self.sureness[:, None] ** powers.to(self.device)
+        return {v.name: tempered(v, raw[v.name], factor) for v, factor in zip(self.schema.scalars, factors)}
+
     def clean_scalars(self, raw: State, state: State, times: Times) -> State:
         """Raw outputs -> clean predictions."""
-        clean = {}
-        for v in self.schema.scalars:
-            x, tau = state[v.name], v.clock.tau(times[v.name])
-            if isinstance(v.process, Discrete):
-                clean[v.name] = _class_given(v.process, raw[v.name], x, tau)
-            else:
-                clean[v.name] = v.law.given(x, tau, _hint(raw[v.name]))[0]
-        return clean
+        return {v.name: clean(v, raw[v.name], x, tau) for v, x, tau in self._noised(state, times)}
 
     def judge_scalars(self, raw: State, state: State, times: Times, x0: State) -> State:
         """Raw outputs -> the loss of every scalar asked for."""
-        losses: State = {}
+        asked = (part for part in self._noised(state, times) if times[part[0].name].any())
+        return {v.name: loss(v, raw[v.name], x, tau, x0[v.name]) for v, x, tau in asked}
+
+    def _noised(self, state: State, times: Times) -> Iterator[tuple[Scalar, Tensor, Tensor]]:
+        """Every scalar's noised values and their levels."""
         for v in self.schema.scalars:
-            if not times[v.name].any():
-                continue
-            x, tau = state[v.name], v.clock.tau(times[v.name])
-            if isinstance(v.process, Discrete):
-                losses |= weighed({v.name: _class_given(v.process, raw[v.name], x, tau)}, [v], times, x0)
-            else:
-                losses[v.name] = 1 - _gain(v.law, x0[v.name], x, tau, _hint(raw[v.name]))
-        return losses
+            yield v, state[v.name], v.clock.tau(times[v.name])
 
     def _images(self, scan: Scan, tokens: Tensor, state: State, times: Times) -> State:
         """Clean images; rows whose images are all known stay as they are: there is nothing to predict."""
@@ -142,14 +141,20 @@ class FrozenScan:
         self.device = denoiser.device
 
     def __call__(self, state: State, times: Times) -> State:
-        return self.denoiser.clean_scalars(self._raw(state, times), state, times)
+        return self.denoiser.clean_scalars(self.raw(state, times), state, times)
 
     def judge(self, state: State, times: Times, x0: State) -> State:
         """The loss of every scalar."""
-        return self.denoiser.judge_scalars(self._raw(state, times), state, times, x0)
+        return self.denoiser.judge_scalars(self.raw(state, times), state, times, x0)
 
-    def _raw(self, state: State, times: Times) -> State:
-        return self.denoiser.net.tokens.read(self.denoiser._attend(state, times, self.scan))
+    def raw(self, state: State, times: Times) -> State:
+        """Raw outputs, see `scalars`."""
+        return self.denoiser.read(self.denoiser._attend(state, times, self.scan), self.shown)
+
+    @property
+    def shown(self) -> Tensor | None:
+        """(rows,): how much of the images is seen; None without images."""
+        return None if self.scan is None else self.scan.shown
 
     def freeze(self, images: State, times: Times) -> "FrozenScan":
         return self
@@ -163,28 +168,6 @@ def make_denoiser(schema: Schema, settings: NetSettings | PaperSettings, coverag
     if isinstance(settings, PaperSettings):
         return PaperDenoiser(schema, settings, coverage)
     return JointDenoiser(schema, settings, coverage)
-
-
-def _class_given(process: Discrete, raw: Tensor, x: Tensor, tau: Tensor) -> Tensor:
-    """log p(x_0) (n, levels) by Bayes' rule."""
-    return torch.log_softmax(raw + process.likelihood(x, tau), -1)
-
-
-def _hint(raw: Tensor) -> tuple[Tensor, Tensor]:
-    """A number's raw output (n, 2) -> mean and sharpness of what all else says of it."""
-    mean, sharpness = raw.unbind(-1)
-    return mean, sharpness
-
-
-def _gain(law: Law, x0: Tensor, x: Tensor, tau: Tensor, hint: tuple[Tensor, Tensor]) -> Tensor:
-    """The law's gain, whose gradient counts less the surer the answer: times the share of the sd that the hint leaves.
-
-    Else what is said most sharply pulls hardest, and few people are soon known by heart (beta-NLL: Seitzer et al. 2022).
-    """
-    gain = law.gain(x0, x, tau, hint)
-    before, left = (law.given(x, tau, told)[1] for told in (None, hint))
-    share = torch.sqrt(left / before.clamp_min(1e-12)).detach()
-    return gain.detach() + share * (gain - gain.detach())
 
 
 def _token(v: Variable) -> TokenSpec:

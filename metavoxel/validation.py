@@ -1,13 +1,14 @@
 """What a checkpoint is chosen by: how good the joint model is on held-out people."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from metavoxel.denoiser import LearnedDenoiser
+from metavoxel.denoiser import JointDenoiser, LearnedDenoiser
 from metavoxel.diffusion import Given, joint_loss, laid_out
 from metavoxel.noise import Noise
+from metavoxel.scalars import sureness
 from metavoxel.schema import Observed, Scalar, State, Variable
 from metavoxel.times import TimesRule
 
@@ -22,50 +23,67 @@ Batch = Callable[[Tensor], tuple[State, Observed]]
 
 
 def held_out_figures(denoiser: LearnedDenoiser, batch: Batch, rows: Tensor, times: TimesRule) -> dict[str, float]:
-    """Loss of each scalar given the images (or, without images, the other scalars), and of the images as in training: 1
-    for a predictor that knows only the marginal.
+    """Loss of each scalar given the images (or, without images, the other scalars), as sure as is best, and of the images
+    as in training: 1 for a predictor that knows only the marginal.
 
     A model of one shared time cannot be asked so; for it, the loss of every variable. "loss" is the sum.
     """
     schema = denoiser.schema
-    asked: Sequence[Scalar] = schema.scalars if times.separate else ()
     weighed: Sequence[Variable] = schema.images if times.separate else schema.variables
-    errors: dict[str, list[Tensor]] = {v.name: [] for v in asked}
     losses: dict[str, list[Tensor]] = {v.name: [] for v in weighed}
-    for number, part in enumerate(rows.split(CHUNK)):
+    for part in rows.split(CHUNK)[: -(-MAX_WEIGHED // CHUNK)] if weighed else ():
         x0, observed = batch(part)
-        for name, error in _told_by_the_rest(denoiser, x0, observed, asked).items():
-            errors[name].append(error)
-        if weighed and number * CHUNK < MAX_WEIGHED:
-            noise = Noise(SEED, part.to(denoiser.device))  # the same at every validation
-            levels = times.draw(schema, observed, noise)
-            loss = joint_loss(denoiser, schema, x0, observed, levels, noise)
-            for v in weighed:
-                losses[v.name].append(loss.parts[v.name])
-    told = {name: torch.cat(parts) for name, parts in errors.items() if parts}
-    figures = {name: part.mean().item() for name, part in told.items() if len(part)}
-    means = {name: torch.stack(parts).mean().item() for name, parts in losses.items()}
+        noise = Noise(SEED, part.to(denoiser.device))  # the same at every validation
+        levels = times.draw(schema, observed, noise)
+        found = joint_loss(denoiser, schema, x0, observed, levels, noise)
+        for v in weighed:
+            losses[v.name].append(found.parts[v.name])
+    means = {name: torch.stack(parts).mean().item() for name, parts in losses.items() if parts}
+    if not times.separate:
+        return {"loss": sum(means.values()), **means}
+    figures = {name: loss.mean().item() for name, (_, loss) in surest(denoiser, batch, rows).items()}
     if means:
-        figures |= {"image": sum(means.values())} if times.separate else means
+        figures["image"] = sum(means.values())
     return {"loss": sum(figures.values()), **figures}
 
 
+@torch.no_grad()
+def surest(denoiser: LearnedDenoiser, batch: Batch, rows: Tensor) -> dict[str, tuple[float, Tensor]]:
+    """How sure each scalar's answers may be to lose least of people not trained on, and their losses then: see
+    `scalars.sureness`. Only of scalars that are known of some of them and that there is something to tell from."""
+    assert isinstance(denoiser, JointDenoiser)
+    heard: dict[str, list[tuple[Tensor, ...]]] = {v.name: [] for v in denoiser.schema.scalars}
+    for part in rows.split(CHUNK):
+        for name, answers in _told_by_the_rest(denoiser, *batch(part)):
+            heard[name].append(answers)
+    found = {}
+    for v in denoiser.schema.scalars:
+        columns = [torch.cat(parts) for parts in zip(*heard[v.name])]
+        if columns and len(columns[0]):
+            found[v.name] = sureness(v, *columns)
+    return found
+
+
 def _told_by_the_rest(
-    denoiser: LearnedDenoiser, x0: State, observed: Observed, asked: Sequence[Scalar]
-) -> dict[str, Tensor]:
-    """Losses of each scalar, of the rows whose value is known: given the images, where one evaluation serves all, or,
-    without images, given the other scalars. None of a scalar that there is nothing to tell from."""
-    images = denoiser.schema.images
+    denoiser: JointDenoiser, x0: State, observed: Observed
+) -> Iterator[tuple[str, tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]]:
+    """What `scalars.sureness` takes of each scalar, of the rows whose value is known: given the images, where one
+    evaluation serves all, or, without images, given the other scalars."""
+    schema = denoiser.schema
     questions: list[tuple[Sequence[Variable], Sequence[Scalar]]] = (
-        [(images, asked)] if images else [([other for other in asked if other is not v], [v]) for v in asked]
+        [(schema.images, schema.scalars)]
+        if schema.images
+        else [([other for other in schema.scalars if other is not v], [v]) for v in schema.scalars]
     )
-    losses: State = {}
     for others, wanted in questions:
         if not others or not wanted:
             continue
         given = {o.name: Given(x0[o.name], observed=observed[o.name]) for o in others}
         rows = torch.arange(len(x0[wanted[0].name]), device=denoiser.device)
-        state, times = laid_out(denoiser.schema.variables, given, rows, len(rows))
-        found = denoiser.judge(state, times, x0)
-        losses |= {v.name: found[v.name][observed[v.name]].float() for v in wanted}
-    return losses
+        state, times = laid_out(schema.variables, given, rows, len(rows))
+        reader = denoiser.freeze(state, times)
+        raw, shown = reader.raw(state, times), reader.shown
+        shown = torch.ones(len(rows), device=denoiser.device) if shown is None else shown
+        for v in wanted:
+            columns = (raw[v.name], state[v.name], v.clock.tau(times[v.name]), x0[v.name], shown)
+            yield v.name, tuple(column[observed[v.name]] for column in columns)  # type: ignore[misc]

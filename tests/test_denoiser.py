@@ -293,23 +293,6 @@ def test_an_untrained_network_loses_what_the_marginal_does() -> None:
         assert float(loss.parts[v.name]) == pytest.approx(float(expected), rel=0.2), v.name
 
 
-def test_a_number_is_judged_by_its_gain_but_what_is_said_surely_pulls_less() -> None:
-    schema, n = Schema([Continuous("number", scale=Standard(0.0, 1.0))]), 6
-    number, x0 = schema.scalars[0], torch.randn(6)
-    state, times = {"number": torch.randn(n)}, {"number": torch.full((n,), 0.7)}
-    raw = torch.stack([torch.randn(n), torch.linspace(0.1, 4, n)], -1).requires_grad_()
-    denoiser = JointDenoiser(schema, SETTINGS, MixtureTimes())
-    loss = denoiser.judge_scalars({"number": raw}, state, times, {"number": x0})
-    assert isinstance(number, Continuous)
-    tau, hint = number.clock.tau(times["number"]), raw.unbind(-1)
-    gain = number.law.gain(x0, state["number"], tau, (hint[0], hint[1]))
-    assert torch.allclose(loss["number"], 1 - gain)
-    pulls, plain = (torch.autograd.grad(total, raw, retain_graph=True)[0] for total in (loss["number"].sum(), -gain.sum()))
-    noise = math.sin(0.35 * math.pi)  # what the noised value leaves of N(0, 1), which the hint sharpens
-    left = 1 / torch.sqrt(1 + raw[:, 1].detach() ** 2 * noise**2)
-    assert torch.allclose(pulls, left[:, None] * plain, atol=1e-6)
-
-
 def test_images_start_from_the_mean_of_such_people(tmp_path: Path) -> None:
     """Hardly trained, the model draws bright images of the old and flat ones of men, as the cohort has them."""
     rng = np.random.default_rng(0)

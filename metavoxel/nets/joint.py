@@ -42,10 +42,12 @@ class Scan:
 
     features: Features
     memory: Memory
+    shown: Tensor
+    """(rows,): how much of the images is seen, from 0, nothing, to 1."""
 
     def rows(self, index: Tensor) -> "Scan":
         """Only these scans."""
-        return Scan(self.features.rows(index), self.memory.rows(index))
+        return Scan(self.features.rows(index), self.memory.rows(index), self.shown[index])
 
 
 class JointNet(nn.Module):
@@ -84,16 +86,19 @@ class JointNet(nn.Module):
 
     def encode(self, images: dict[str, Tensor], times: dict[str, Tensor]) -> Scan:
         """images (rows, 2 channels, *grid): the entries and their deviations; times (rows, 1, *grid) -> Scan."""
-        maps = []
+        maps, seen = [], []
         embedding = torch.zeros(())
         for level, name in zip(self.levels, self.images):
             t = times[name]
             shown = torch.where(t < 1, images[name], 0.0)  # an absent image is noise: it is not even seen
             maps += [shown, t, (t <= 0).to(t.dtype)]
-            summary = level(level_features(_thinned(t)).mean(1))
+            thinned = _thinned(t)
+            seen.append(1 - thinned.mean(1))
+            summary = level(level_features(thinned).mean(1))
             embedding = summary if embedding.dim() == 0 else embedding + summary
         features = self.encoder(torch.cat(maps, 1), embedding)
-        return Scan(features, self.tokens.remember(features.memory, features.embedding, features.summary))
+        memory = self.tokens.remember(features.memory, features.embedding, features.summary)
+        return Scan(features, memory, torch.stack(seen).mean(0))
 
     def attend(self, scalars: dict[str, Tensor], times: dict[str, Tensor], scan: Scan | None) -> Tensor:
         """Scalars (n,) and their levels (n,), n a multiple of the scan's rows -> tokens (n, scalars, width)."""

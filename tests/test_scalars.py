@@ -1,0 +1,82 @@
+"""What raw outputs say of scalars: how answers are judged and how sure they may be."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import metavoxel as mv
+from metavoxel.codecs import Standard
+from metavoxel.scalars import clean, loss, sureness, tempered
+
+N = 4000
+NUMBER = mv.Continuous("number", scale=Standard(0.0, 1.0))
+CLASS = mv.Categorical("class", ("a", "b", "c"), marginal=(0.6, 0.3, 0.1))
+NOTHING = torch.full((N,), math.inf)
+WHOLE = torch.ones(N)
+
+
+def numbers(trust: float) -> tuple[torch.Tensor, ...]:
+    """x_0 of N(0, 1), seen with an sd of 1/2, by a network that takes it for `trust` times as sharp."""
+    x0 = torch.randn(N)
+    raw = torch.stack([x0 + 0.5 * torch.randn(N), torch.full((N,), 2.0 * trust)], -1)
+    return raw, torch.randn(N), NOTHING, x0
+
+
+def classes(trust: float) -> tuple[torch.Tensor, ...]:
+    prior = torch.tensor(CLASS.marginal).log()
+    said = prior + 1.5 * torch.randn(N, 3)
+    x0 = torch.distributions.Categorical(logits=said).sample()
+    return torch.lerp(prior.expand_as(said), said, trust), torch.zeros(N, dtype=torch.int64), NOTHING, x0
+
+
+@pytest.mark.parametrize("trust", [0.6, 1.0, 3.0])
+def test_held_out_people_tell_how_sure_a_network_may_be(trust: float) -> None:
+    for v, (raw, x, tau, x0) in ((NUMBER, numbers(trust)), (CLASS, classes(trust))):
+        found, losses = sureness(v, raw, x, tau, x0, WHOLE)
+        assert found == pytest.approx(1 / trust, rel=0.1)
+        assert losses.mean() <= loss(v, raw, x, tau, x0).mean() + 1e-6
+        assert torch.allclose(losses, loss(v, tempered(v, raw, torch.full((N,), found)), x, tau, x0), atol=1e-5)
+
+
+def test_a_handful_of_people_say_little_and_absent_scans_nothing() -> None:
+    x0, raw = torch.full((N,), 0.3), torch.tensor([0.0, 6.0]).expand(N, 2)  # 1.8 sd off, each of them
+    many, one = (sureness(NUMBER, raw[:n], x0[:n], NOTHING[:n], x0[:n], WHOLE[:n])[0] for n in (N, 1))
+    assert many < 0.6
+    assert one > 0.7
+    raw, x, tau, x0 = (part[:3] for part in numbers(3.0))
+    found, losses = sureness(NUMBER, raw, x, tau, x0, torch.zeros(3))
+    assert found == pytest.approx(1, abs=1e-3)
+    assert torch.equal(losses, loss(NUMBER, raw, x, tau, x0))
+
+
+def test_what_is_believed_not_at_all_is_the_marginal_and_wholly_as_it_is() -> None:
+    for v, (raw, x, tau, _) in ((NUMBER, numbers(1.0)), (CLASS, classes(1.0))):
+        torch.testing.assert_close(clean(v, tempered(v, raw, WHOLE), x, tau), clean(v, raw, x, tau))
+        nothing = clean(v, tempered(v, raw, 0 * WHOLE), x, tau)
+        expected = torch.zeros(N) if v is NUMBER else torch.tensor(CLASS.marginal).log().expand(N, -1)
+        torch.testing.assert_close(nothing, expected, atol=1e-5, rtol=0)
+
+
+def test_a_number_is_judged_by_its_gain_over_the_marginal() -> None:
+    raw, x, tau, x0 = numbers(1.0)
+    assert torch.equal(loss(NUMBER, raw, x, tau, x0), 1 - NUMBER.law.gain(x0, x, tau, (raw[:, 0], raw[:, 1])))
+    assert float(loss(NUMBER, raw, x, tau, x0).mean()) == pytest.approx(1 - 0.5 * math.log(5), abs=0.05)
+
+
+def test_a_model_that_knows_its_training_people_by_heart_is_not_believed(tmp_path: Path) -> None:
+    """Images that say nothing of the facts, few people, many steps: others are told little more than the marginal."""
+    rng = np.random.default_rng(0)
+    images = rng.normal(0, 1, (60, 6, 6)).astype(np.float32)
+    table = pd.DataFrame({"age": rng.normal(50, 10, 60), "sex": np.where(rng.random(60) < 0.5, "M", "F")})
+    joint = {"steps": 200, "batch": 32, "rate": 2e-3, "warmup": 10, "validate_every": 200}
+    net = {"widths": (16, 32), "patch": 1, "token_width": 32}
+    config = mv.preset("tiny", net=net, joint=joint, reading=199, augment=False, validation=0.3)
+    schema = mv.Schema([mv.Image("scan", (6, 6)), mv.Continuous("age"), mv.Categorical("sex", ("F", "M"))])
+    model = mv.fit(schema, {"scan": images}, table, tmp_path / "model", config, quiet=True)
+    assert (model.denoiser.sureness < 0.6).all()
+    again = mv.load(tmp_path / "model")
+    assert torch.equal(again.denoiser.sureness, model.denoiser.sureness)
