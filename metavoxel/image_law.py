@@ -8,14 +8,14 @@ A network alone takes days to follow them; under this law all are exact from the
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from metavoxel.clocks import alpha, sigma
-from metavoxel.neighbours import SHIFTS, Neighbours, Seen, Tiling, components, fitted, shares, worthwhile
+from metavoxel.neighbours import SHIFTS, SIDE, Neighbours, Seen, Tiling, components, fitted, shares, worthwhile
 from metavoxel.schema import Categorical, Scalar, State, Times
 
 CHUNK = 32
@@ -28,6 +28,9 @@ PEOPLE_A_FACTOR = 20
 MOST_PEOPLE, MOST_NUMBERS = 2000, 10**8
 """From whom the factors are found, and how many entries of theirs are held in memory."""
 COLUMNS = 4096
+DOUBTS = tuple(10 ** (i / 4) for i in range(13))
+HALVED = 64
+"""People whose one half is told from the other to find how far that is believed; a tenth of a small cohort."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,8 @@ class ImageLaw(nn.Module):
     """(tilings, channels, *grid): the variance that is left then."""
     shares: Tensor
     """(tilings, *grid): how much each tiling's answer counts."""
+    doubt: Tensor
+    """(): how many times too much entries that are known say of the others; see `_fit_doubt`."""
 
     def __init__(self, shape: tuple[int, ...], facts: int, factors: int = 0, neighbours: int = 0) -> None:
         super().__init__()
@@ -119,6 +124,7 @@ class ImageLaw(nn.Module):
         self.register_buffer("local", torch.zeros(len(self.tilings), neighbours, *shape))
         self.register_buffer("local_rest", torch.ones(len(self.tilings), *shape))
         self.register_buffer("shares", shares(self.tilings), persistent=False)
+        self.register_buffer("doubt", torch.ones(()))
         self._kept: tuple[object, list[Neighbours]] = None, []
 
     def set(self, mean: Tensor, variance: Tensor, slopes: Tensor, factors: Tensor, rest: Tensor) -> None:
@@ -132,6 +138,7 @@ class ImageLaw(nn.Module):
         self.rest.copy_(rest.clamp_min(floor))
         self.local.zero_()
         self.local_rest.copy_(self.rest.expand_as(self.local_rest))
+        self.doubt.fill_(1.0)
 
     def fit(self, entries: Callable[[Tensor], Tensor], rows: Tensor, facts: Tensor) -> None:
         """Of people: entries(rows) gives (n, channels, *grid) standardised; facts (people, facts) are theirs, of mean 0, 0
@@ -156,9 +163,12 @@ class ImageLaw(nn.Module):
         chosen = rows[torch.linspace(0, len(rows) - 1, people).round().long()]
         usual = (mean + torch.tensordot(facts[part].float(), slopes, dims=1) for part in chosen.split(CHUNK))
         off = torch.cat([entries(part) - expected for part, expected in zip(chosen.split(CHUNK), usual)])
+        judges = torch.arange(people) % max(10, people // HALVED) == 0
+        halved, off = off[judges], off[~judges]
         factors = components(off.flatten(1), min(len(self.factors), people // PEOPLE_A_FACTOR)).reshape(-1, *mean.shape)
         self.set(mean, variance.float(), slopes, factors, rest.float() - (factors**2).sum(0))
         self._fit_neighbours(off)
+        self._fit_doubt(halved)
 
     def _fit_neighbours(self, off: Tensor) -> None:
         """off (people, channels, *grid): what facts leave. Neighbours share what the whole image's factors leave of it."""
@@ -172,6 +182,29 @@ class ImageLaw(nn.Module):
         floor = FLOOR * float(self.variance.mean())
         for k, tiling in enumerate(self.tilings):
             self.local[k, :most], self.local_rest[k] = fitted(left, tiling, most, floor)
+
+    def _fit_doubt(self, off: Tensor) -> None:
+        """off: as above, of people on whom no components were fitted. Each half of an image is told from the other, along
+        every axis, with what the known half says of the components divided by this; that one is kept under which the
+        unknown half is likeliest, entry by entry.
+
+        Thousands of entries count as so many witnesses, but what components leave is shared more widely than by blocks.
+        """
+        if not len(self.factors):
+            return
+        people = off.to(self.mean.device)
+        local, b = Neighbours(self.tilings[0], self.local[0], self.local_rest[0], self.factors), self.factors.flatten(1)
+        own = (local.rest + (local.loadings**2).sum(0)).flatten()
+        cost = torch.zeros(len(DOUBTS))
+        for known, asked in _halves(self.mean.shape, SIDE if len(local.loadings) else 0):
+            seen = known.to(self.mean) / local.rest
+            evidence, asked = Evidence.of(local.seen(seen[None]), seen * people), asked.flatten().to(self.mean.device)
+            for number, doubt in enumerate(DOUBTS):
+                z, spread = evidence.less(evidence, 1 - 1 / doubt).answer(torch.eye(len(b), device=b.device)[None])
+                left = (people.flatten(1) - z @ b)[:, asked]
+                variance = (own + ((spread[0] @ b) * b).sum(0))[asked]
+                cost[number] += float((left**2 / variance + variance.log()).sum())
+        self.doubt.fill_(DOUBTS[int(cost.argmin())])
 
     def alone(self) -> "Normal":
         """Of people of whom nothing is told, entry by entry."""
@@ -190,7 +223,7 @@ class ImageLaw(nn.Module):
         rows, k = len(mean), len(self.factors)
         spread = torch.maximum(variance, residual)
         blocks = [*(fact.covariance for fact in facts), torch.eye(k, device=mean.device).expand(rows, k, k)]
-        return Conditional(mean, spread, _block_diagonal(blocks), self._neighbours(), self.shares)
+        return Conditional(mean, spread, _block_diagonal(blocks), self._neighbours(), self.shares, self.doubt)
 
     def _neighbours(self) -> list[Neighbours]:
         """Of each tiling; made anew where a buffer was changed or moved."""
@@ -227,6 +260,8 @@ class Conditional:
     """What neighbours share of the rest, by each tiling."""
     shares: Tensor
     """(tilings, *grid)."""
+    doubt: Tensor
+    """(): what known entries say of the rest of the image is divided by it."""
 
     def clean(self, raw: Tensor, x: Tensor, tau: Tensor) -> Tensor:
         """The law's own E[x_0 | x_t], corrected by raw in units of the sd that each entry by itself leaves open.
@@ -239,32 +274,70 @@ class Conditional:
         a, noise = alpha(tau), sigma(tau)
         own = torch.zeros_like(x)
         for share, local in zip(self.shares, self.local):
-            own = own + share * self._expected(local, x, a, noise)
+            own = own + share * self._expected(local, x, a, noise, tau == 0)
         return own + noise * torch.sqrt(self.variance / (a**2 * self.variance + noise**2)) * raw
 
-    def _expected(self, local: Neighbours, x: Tensor, a: Tensor, noise: Tensor) -> Tensor:
-        """E[x_0 | x_t] by one tiling."""
+    def _expected(self, local: Neighbours, x: Tensor, a: Tensor, noise: Tensor, known: Tensor) -> Tensor:
+        """E[x_0 | x_t] by one tiling; known: where x is x_0 itself."""
         with torch.autocast(x.device.type, enabled=False):
             gain = a / (a**2 * local.rest + noise**2)
             seen = local.seen(a * gain)
-            mean = self.mean + self._common(seen, gain * (x - a * self.mean))
+            mean = self.mean + self._common(seen, gain * (x - a * self.mean), known)
             mean = mean + seen.expected(gain * (x - a * mean))
             return mean + local.rest * gain * (x - a * mean)
 
-    def _common(self, seen: Seen, weighed: Tensor) -> Tensor:
+    def _common(self, seen: Seen, weighed: Tensor, known: Tensor) -> Tensor:
         """How the image's facts and factors move it, by all of its entries: (rows, channels, *grid).
 
         weighed: what an entry off by `off` says, off / variance in terms of the clean image.
         """
-        b = seen.law.others.flatten(1)
-        if not len(b):
+        local = seen.law
+        if not len(local.others):
             return torch.zeros_like(weighed)
-        said = (seen.unexplained(weighed).flatten(1) @ b.T).double()
-        precision = (_gram(b, seen.weight.flatten(1)) - seen.explained()).double()
-        cov = self.covariance.double()
+        evidence = Evidence.of(seen, weighed)
+        if self.doubt > 1 and known.any() and not known.all():
+            said = Evidence.of(local.seen(seen.weight * known), weighed * known)
+            evidence = evidence.less(said, 1 - 1 / self.doubt)
+        z, _ = evidence.answer(self.covariance)
+        return (z @ local.others.flatten(1)).reshape(weighed.shape)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What entries say of the whole image's unknowns: a normal likelihood, in double precision."""
+
+    said: Tensor
+    """(rows, j): precision times mean."""
+    precision: Tensor
+    """(rows or 1, j, j)."""
+
+    @classmethod
+    def of(cls, seen: Seen, weighed: Tensor) -> "Evidence":
+        """weighed (rows, channels, *grid): how far each entry is off, times its weight in `seen`."""
+        b = seen.law.others.flatten(1)
+        said = seen.unexplained(weighed).flatten(1) @ b.T
+        return cls(said.double(), (_gram(b, seen.weight.flatten(1)) - seen.explained()).double())
+
+    def less(self, part: "Evidence", share: Tensor | float) -> "Evidence":
+        """Without this share of what a part of it says."""
+        return Evidence(self.said - share * part.said, self.precision - share * part.precision)
+
+    def answer(self, covariance: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean (rows, j) and covariance (rows or 1, j, j) of the unknowns, N(0, covariance) before."""
+        cov = covariance.double()
         # not by the inverse of the covariance: a fact that is known has none
-        z = torch.linalg.solve(torch.eye(len(b), device=b.device) + cov @ precision, cov @ said[..., None])[..., 0]
-        return (z.float() @ b).reshape(weighed.shape)
+        inner = torch.eye(cov.shape[-1], device=cov.device) + cov @ self.precision
+        z = torch.linalg.solve(inner, cov @ self.said[..., None])[..., 0]
+        return z.float(), torch.linalg.solve(inner, cov).float()
+
+
+def _halves(shape: Sequence[int], margin: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Along every axis of images (channels, *grid), each half as known, and what of the other is `margin` entries away: a
+    block that is cut in two tells of its other part besides."""
+    for axis, size in enumerate(shape[1:], start=1):
+        place = torch.arange(size).reshape(-1, *(1,) * (len(shape) - 1 - axis)).expand(*shape)
+        yield place >= size // 2, place < size // 2 - margin
+        yield place < size // 2, place >= size // 2 + margin
 
 
 def _gram(b: Tensor, weight: Tensor) -> Tensor:

@@ -74,8 +74,32 @@ def test_a_fit_finds_slopes_factors_and_rest() -> None:
     who = told(_facts_schema().scalars, *some_facts(0.0), 2)
     mine, its = (x.given(who).mean for x in (law, truth))
     assert float((mine - its).norm() / its.norm()) < 0.05
+    assert float(law.doubt) < 2  # nothing is left in common
     ours, theirs = (x.factors.flatten(1).T @ x.factors.flatten(1) + torch.diag(x.rest.flatten()) for x in (law, truth))
     assert float((ours - theirs).norm() / theirs.norm()) < 0.1
+
+
+def test_known_entries_are_doubted_where_components_leave_more_in_common_than_blocks_say() -> None:
+    """Images whose neighbours are alike over half of the grid: four components leave much of that."""
+    n, size = 1500, 12
+    places = torch.cartesian_prod(torch.arange(size), torch.arange(size)).double()
+    covariance = torch.exp(-torch.cdist(places, places) / 5) + 0.1 * torch.eye(size**2)
+    rng = torch.Generator().manual_seed(0)
+    images = (torch.randn(n, size**2, generator=rng, dtype=torch.float64) @ torch.linalg.cholesky(covariance).T).float()
+    images = images.reshape(n, 1, size, size)
+    law = ImageLaw((1, size, size), 0, 4)
+    law.fit(lambda rows: images[rows], torch.arange(1000), torch.zeros(n, 0))
+    doubt = float(law.doubt)
+    assert doubt > 3
+    others, tau = images[1000:], torch.zeros(1, 1, size, size)
+    tau[..., : size // 2] = torch.inf
+    errors = {}
+    for tried in (1.0, doubt):
+        law.doubt.fill_(tried)
+        told_of = law.given([]).clean(torch.zeros_like(others), others, tau) - others
+        assert told_of[..., size // 2 :].abs().max() < 1e-5
+        errors[tried] = float((told_of[..., : size // 2] ** 2).mean())
+    assert errors[doubt] < 0.97 * errors[1.0]
 
 
 def test_few_people_make_few_factors() -> None:
