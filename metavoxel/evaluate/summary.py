@@ -37,7 +37,7 @@ def summary_section(findings: Findings, claims: Sequence[Claim], at_once: bool) 
         })
     header = [column for column in rows[0] if any(row[column] not in ("", "-") for row in rows)]
     few = min(len(claim.rows) for claim in main) < LEAST_PEOPLE
-    good = (f"are not calibrated in {len(wrong)} cases" if wrong
+    good = (f"are not calibrated in {len(wrong)} case{'s' * (len(wrong) > 1)}" if wrong
             else "are of too few people to tell whether they are calibrated" if few else "are calibrated")  # fmt: skip
     table = Table(header, [[row[column] for column in header] for row in rows])
     how = "one evaluation of the network a scan" if at_once else f"{PAPER_DRAWS} draws of {IMAGE_STEPS} evaluations each"
