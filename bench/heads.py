@@ -24,7 +24,7 @@ from metavoxel.loading import load_images
 from metavoxel.noise import Noise
 from metavoxel.schema import Observed, Schema, State, Times, full_level
 from metavoxel.times import MixtureTimes
-from metavoxel.validation import surest
+from metavoxel.validation import believe
 
 QUESTIONS, BATCH, SEED = 4, 48, 31
 FRESH, FRESH_SEED = 3000, 77_011
@@ -114,7 +114,7 @@ def refit(denoiser: JointDenoiser, blocks: list[Block]) -> None:
         schedule.step()
 
 
-def believe(model: mv.MetaVoxel) -> None:
+def believe_fresh_people(model: mv.MetaVoxel) -> None:
     """In place."""
     image, people = model.first_image(), phantom.subjects(FRESH, FRESH_SEED)
     voxels = torch.from_numpy(scans(people, FRESH_SEED, image))
@@ -125,9 +125,7 @@ def believe(model: mv.MetaVoxel) -> None:
         return x0, {name: torch.ones(len(rows), dtype=torch.bool) for name in x0}
 
     assert isinstance(model.denoiser, JointDenoiser)
-    model.denoiser.sureness.fill_(1.0)
-    found = surest(model.denoiser, batch, torch.arange(FRESH))
-    model.denoiser.sureness.copy_(torch.tensor([found[v.name][0] for v in model.schema.scalars]))
+    believe(model.denoiser, batch, torch.arange(FRESH))
 
 
 def main() -> None:
@@ -141,7 +139,7 @@ def main() -> None:
     model, cohort = mv.load(options.model), mv.read_cohort(options.cohort)
     blocks = listen(model, cohort.subset(range(min(options.n, len(cohort)))), options.cache)
     refit(model.denoiser, blocks)  # type: ignore[arg-type]
-    believe(model)
+    believe_fresh_people(model)
     model.save(options.out, half=True)
 
 

@@ -30,7 +30,7 @@ FURTHER = {"reading": 100, "validation": 0.15,
 """Of a model that can tell phantoms already; as in bench/real_brains.py."""
 DRAWING = {"times": {"read": 0.3}, "joint": {"steps": 900}}
 """Laid over `tiny`: after its reading steps, more that ask for scans."""
-LAST = {"joint": DRAWING["joint"] | {"validate_every": 900}}
+LAST = DRAWING | {"joint": DRAWING["joint"] | {"validate_every": 900}}
 """The joint model is taken as it is at the end, and what it knows by heart is not believed (`scalars.sureness`)."""
 
 
@@ -78,7 +78,7 @@ def diagnosis(work: Path, only: str) -> None:
         metavoxel("split", people, "-o", split, "--test", 0.2, "--stratify", "age,sex,diagnosis")
     config, last = work / "drawing.yaml", work / "last.yaml"
     config.write_text(yaml.safe_dump(DRAWING))
-    last.write_text(yaml.safe_dump(DRAWING | LAST))
+    last.write_text(yaml.safe_dump(LAST))
     if not (model / "model.safetensors").exists():
         metavoxel("train", people, "-o", model, "--preset", "tiny", "--config", last, "--split", split, *again(model))
     baselines(people, work / "baselines", only, "--config", config, "--split", split, "--want", "age,sex,diagnosis")

@@ -33,7 +33,7 @@ from metavoxel.schema import Categorical, Continuous, Image, Observed, Ordinal, 
 from metavoxel.surprise import Usual, features
 from metavoxel.times import MixtureTimes, TimesRule
 from metavoxel.training import optimise
-from metavoxel.validation import CHUNK, held_out_figures, surest
+from metavoxel.validation import CHUNK, believe, held_out_figures
 
 MAX_USUAL = 256
 FACTS_ROWS, FACTS_WEIGHT = 512, 0.25
@@ -191,8 +191,7 @@ def fit(
     figures = optimise(denoiser, step, validate, config.joint, folder / "training", "joint", trunk, earliest=reading,
                        resume=resume, quiet=quiet)  # fmt: skip
     if isinstance(denoiser, JointDenoiser) and config.times.separate:
-        found = surest(denoiser, data.batch, validation)
-        denoiser.sureness.copy_(torch.tensor([found[v.name][0] if v.name in found else 1.0 for v in schema.scalars]))
+        believe(denoiser, data.batch, validation)
     summary = {
         "rows": len(table), "people": len(set(people)), "training_rows": len(training),
         "validation_rows": len(validation), "validation": figures, "columns": _describe(schema, table, stacks),

@@ -67,16 +67,15 @@ class JointDenoiser(nn.Module):
         """Raw outputs for the scalars, clean images."""
         scan = self._encode(state, times)
         tokens = self._attend(state, times, scan)
-        raw = self.read(tokens, None if scan is None else scan.shown)
+        raw = self.read(tokens, shown(scan, self.device))
         if scan is None:
             return raw, {}
         return raw, self._images(scan, tokens.unflatten(0, (len(scan.features.embedding), -1))[:, 0], state, times)
 
-    def read(self, tokens: Tensor, shown: Tensor | None) -> State:
-        """Raw outputs for the scalars, as sure as they may be; shown (rows,): how much of the images was seen."""
+    def read(self, tokens: Tensor, seen: Tensor) -> State:
+        """Raw outputs for the scalars, as sure as they may be; seen (rows,): see `shown`."""
         raw = self.net.tokens.read(tokens)
-        powers = torch.ones(len(tokens)) if shown is None else shown.repeat_interleave(len(tokens) // len(shown))
-        factors = self.sureness[:, None] ** powers.to(self.device)
+        factors = self.sureness[:, None] ** seen.repeat_interleave(len(tokens) // len(seen))
         return {v.name: tempered(v, raw[v.name], factor) for v, factor in zip(self.schema.scalars, factors)}
 
     def clean_scalars(self, raw: State, state: State, times: Times) -> State:
@@ -136,7 +135,7 @@ class FrozenScan:
     """A denoiser of the scalars given scans that stay as they are. Asks for rows * draws answers at a time."""
 
     def __init__(self, denoiser: JointDenoiser, scan: Scan | None) -> None:
-        self.denoiser, self.scan = denoiser, scan
+        self.denoiser, self.scan, self.shown = denoiser, scan, shown(scan, denoiser.device)
         self.coverage = denoiser.coverage
         self.device = denoiser.device
 
@@ -151,11 +150,6 @@ class FrozenScan:
         """Raw outputs, see `scalars`."""
         return self.denoiser.read(self.denoiser._attend(state, times, self.scan), self.shown)
 
-    @property
-    def shown(self) -> Tensor | None:
-        """(rows,): how much of the images is seen; None without images."""
-        return None if self.scan is None else self.scan.shown
-
     def freeze(self, images: State, times: Times) -> "FrozenScan":
         return self
 
@@ -168,6 +162,11 @@ def make_denoiser(schema: Schema, settings: NetSettings | PaperSettings, coverag
     if isinstance(settings, PaperSettings):
         return PaperDenoiser(schema, settings, coverage)
     return JointDenoiser(schema, settings, coverage)
+
+
+def shown(scan: Scan | None, device: torch.device) -> Tensor:
+    """(rows,): how much of what scalars are told from was seen of images; all of it, in one row, where there are none."""
+    return torch.ones(1, device=device) if scan is None else scan.shown
 
 
 def _token(v: Variable) -> TokenSpec:

@@ -194,15 +194,15 @@ class ImageLaw(nn.Module):
             return
         people = off.to(self.mean.device)
         local, b = Neighbours(self.tilings[0], self.local[0], self.local_rest[0], self.factors), self.factors.flatten(1)
-        own = (local.rest + (local.loadings**2).sum(0)).flatten()
+        own, before = (local.rest + (local.loadings**2).sum(0)).flatten(), torch.eye(len(b), device=b.device)[None]
         cost = torch.zeros(len(DOUBTS))
         for known, asked in _halves(self.mean.shape, SIDE if len(local.loadings) else 0):
             seen = known.to(self.mean) / local.rest
             evidence, asked = Evidence.of(local.seen(seen[None]), seen * people), asked.flatten().to(self.mean.device)
             for number, doubt in enumerate(DOUBTS):
-                z, spread = evidence.less(evidence, 1 - 1 / doubt).answer(torch.eye(len(b), device=b.device)[None])
-                left = (people.flatten(1) - z @ b)[:, asked]
-                variance = (own + ((spread[0] @ b) * b).sum(0))[asked]
+                believed = evidence.less(evidence, 1 - 1 / doubt)
+                left = (people.flatten(1) - believed.mean(before) @ b)[:, asked]
+                variance = (own + ((believed.covariance(before)[0] @ b) * b).sum(0))[asked]
                 cost[number] += float((left**2 / variance + variance.log()).sum())
         self.doubt.fill_(DOUBTS[int(cost.argmin())])
 
@@ -271,10 +271,10 @@ class Conditional:
         """
         if bool((tau == tau[:1]).all()):
             tau = tau[:1]  # one solve serves all rows
-        a, noise = alpha(tau), sigma(tau)
+        a, noise, known = alpha(tau), sigma(tau), tau == 0
         own = torch.zeros_like(x)
         for share, local in zip(self.shares, self.local):
-            own = own + share * self._expected(local, x, a, noise, tau == 0)
+            own = own + share * self._expected(local, x, a, noise, known)
         return own + noise * torch.sqrt(self.variance / (a**2 * self.variance + noise**2)) * raw
 
     def _expected(self, local: Neighbours, x: Tensor, a: Tensor, noise: Tensor, known: Tensor) -> Tensor:
@@ -298,8 +298,7 @@ class Conditional:
         if self.doubt > 1 and known.any() and not known.all():
             said = Evidence.of(local.seen(seen.weight * known), weighed * known)
             evidence = evidence.less(said, 1 - 1 / self.doubt)
-        z, _ = evidence.answer(self.covariance)
-        return (z @ local.others.flatten(1)).reshape(weighed.shape)
+        return (evidence.mean(self.covariance) @ local.others.flatten(1)).reshape(weighed.shape)
 
 
 @dataclass(frozen=True)
@@ -322,13 +321,18 @@ class Evidence:
         """Without this share of what a part of it says."""
         return Evidence(self.said - share * part.said, self.precision - share * part.precision)
 
-    def answer(self, covariance: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean (rows, j) and covariance (rows or 1, j, j) of the unknowns, N(0, covariance) before."""
-        cov = covariance.double()
-        # not by the inverse of the covariance: a fact that is known has none
-        inner = torch.eye(cov.shape[-1], device=cov.device) + cov @ self.precision
-        z = torch.linalg.solve(inner, cov @ self.said[..., None])[..., 0]
-        return z.float(), torch.linalg.solve(inner, cov).float()
+    def mean(self, before: Tensor) -> Tensor:
+        """(rows, j): of the unknowns, which are N(0, before) without it; before (rows or 1, j, j)."""
+        return self._over_precision(before, before.double() @ self.said[..., None])[..., 0]
+
+    def covariance(self, before: Tensor) -> Tensor:
+        """(rows or 1, j, j): likewise."""
+        return self._over_precision(before, before.double())
+
+    def _over_precision(self, before: Tensor, right: Tensor) -> Tensor:
+        """(before^-1 + precision)^-1 before^-1 right, not by an inverse: a fact that is known has none."""
+        inner = torch.eye(before.shape[-1], device=before.device) + before.double() @ self.precision
+        return torch.linalg.solve(inner, right).float()
 
 
 def _halves(shape: Sequence[int], margin: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from metavoxel.diffusion import over_marginal
 from metavoxel.schema import Categorical, Scalar
 
-DOUBT = 0.5
+SPREAD = 0.5
 """Spread of log sureness before any held-out people are asked: a handful of them say little."""
 SURENESS = 0.05, 2.0
 
@@ -55,7 +55,7 @@ def sureness(v: Scalar, raw: Tensor, x: Tensor, tau: Tensor, x0: Tensor, shown: 
         return loss(v, tempered(v, raw, torch.exp(log_factor * shown)), x, tau, x0)
 
     def cost(log_factor: float) -> float:
-        return float(losses(log_factor).double().sum()) + 0.5 * (log_factor / DOUBT) ** 2
+        return float(losses(log_factor).double().sum()) + 0.5 * (log_factor / SPREAD) ** 2
 
     low, high = (math.log(bound) for bound in SURENESS)
     found = float(minimize_scalar(cost, bounds=(low, high), method="bounded").x)
