@@ -17,7 +17,8 @@ from torch import Tensor
 import metavoxel as mv
 from metavoxel.clocks import alpha, sigma
 from metavoxel.data import phantom
-from metavoxel.image_law import ImageLaw, facts_of, told
+from metavoxel.facts import facts_of, told
+from metavoxel.image_law import ImageLaw
 from metavoxel.schema import State, Times, full_level
 
 PEOPLE, PEOPLE_SEED, ASKED_SEED = 1500, 77_009, 77_007
@@ -45,7 +46,7 @@ def main() -> None:
     def by(law: ImageLaw) -> Guess:
         def clean(state: State, times: Times) -> Tensor:
             who = law.given(told(scalars, state, times, n))
-            return who.clean(torch.zeros_like(x), state[image.name], image.clock.tau(times[image.name]))
+            return who.expect(state[image.name], image.clock.tau(times[image.name])).mean
 
         return clean
 

@@ -22,7 +22,7 @@ from metavoxel.data.splits import part_of
 from metavoxel.denoiser import JointDenoiser, LearnedDenoiser, make_denoiser
 from metavoxel.diffusion import joint_loss
 from metavoxel.errors import MetavoxelError
-from metavoxel.image_law import facts_of
+from metavoxel.facts import facts_of
 from metavoxel.latents import ImageCodec
 from metavoxel.loading import ImageStack, large_array, load_images
 from metavoxel.model import MetaVoxel, load

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from metavoxel.clocks import once
 from metavoxel.diffusion import Coverage, weighed
-from metavoxel.image_law import ImageLaw, fact_width, told
+from metavoxel.facts import fact_width, told
+from metavoxel.image_law import SHOWN, ImageLaw
 from metavoxel.nets.joint import JointNet, NetSettings, Scan
 from metavoxel.nets.paper import PaperSettings
 from metavoxel.nets.tokens import TokenSpec
@@ -37,7 +38,7 @@ class JointDenoiser(nn.Module):
         self.schema, self.coverage = schema, coverage
         dims = len(schema.images[0].shape) if schema.images else 3
         images = {image.name: image.fitted.channels for image in schema.images}
-        self.net = JointNet(settings, dims, images, [_token(v) for v in schema.scalars])
+        self.net = JointNet(settings, dims, images, [_token(v) for v in schema.scalars], SHOWN)
         facts = sum(fact_width(v) for v in schema.scalars)
         self.laws = nn.ModuleDict({image.name: ImageLaw(image.entry_shape, facts, image.fitted.factors,
                                                         image.fitted.neighbours) for image in schema.images})  # fmt: skip
@@ -104,11 +105,12 @@ class JointDenoiser(nn.Module):
             rows = asked.nonzero()[:, 0]
             scan, tokens, facts = scan.rows(rows), tokens[rows], [fact.rows(rows) for fact in facts]
             state, times = ({v.name: part[v.name][rows] for v in images} for part in (state, times))
-        raw = self.net.decode(scan, tokens)
-        found = {}
+        expected = {}
         for image in images:
-            law = self.law(image.name).given(facts)
-            found[image.name] = law.clean(raw[image.name], state[image.name], image.clock.tau(once(times[image.name])))
+            law, tau = self.law(image.name).given(facts), image.clock.tau(once(times[image.name]))
+            expected[image.name] = law.expect(state[image.name], tau)
+        raw = self.net.finish(self.net.decode(scan, tokens), [law.shown() for law in expected.values()])
+        found = {name: law.corrected(raw[name]) for name, law in expected.items()}
         return found if asked.all() else {name: clean[name].index_copy(0, rows, x) for name, x in found.items()}
 
     def freeze(self, images: State, times: Times) -> "FrozenScan":

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from metavoxel.clocks import alpha, sigma
+from metavoxel.facts import Told
 from metavoxel.neighbours import SHIFTS, SIDE, Neighbours, Seen, Tiling, components, fitted, shares, worthwhile
-from metavoxel.schema import Categorical, Scalar, State, Times
 
 CHUNK = 32
 RIDGE = 10.0
@@ -29,31 +29,12 @@ MOST_PEOPLE, MOST_NUMBERS = 2000, 10**8
 """From whom the factors are found, and how many entries of theirs are held in memory."""
 COLUMNS = 4096
 DOUBTS = tuple(10 ** (i / 4) for i in range(13))
+LEAST = 1e-3
+"""Of a spread or of noise that is divided by."""
+SHOWN = 6
+"""Numbers that `Expected.shown` makes of an entry."""
 HALVED = 64
 """People whose one half is told from the other to find how far that is believed; a tenth of a small cohort."""
-
-
-@dataclass(frozen=True)
-class Told:
-    """What one scalar says by itself of its facts: (rows, width) each."""
-
-    mean: Tensor
-    """E[fact | x_t], each fact of mean 0 over people; 0 where the scalar is absent."""
-    variance: Tensor
-    chances: Tensor | None = None
-    """A class's p(x_0 | x_t): its facts are not independent, Cov = diag(p) - p p^T."""
-
-    def rows(self, index: Tensor) -> "Told":
-        """Only these rows."""
-        chances = None if self.chances is None else self.chances[index]
-        return Told(self.mean[index], self.variance[index], chances)
-
-    @property
-    def covariance(self) -> Tensor:
-        """(rows, width, width)."""
-        if self.chances is None:
-            return torch.diag_embed(self.variance)
-        return torch.diag_embed(self.chances) - self.chances[:, :, None] * self.chances[:, None]
 
 
 def law_sizes(shape: Sequence[int]) -> tuple[int, int]:
@@ -61,35 +42,6 @@ def law_sizes(shape: Sequence[int]) -> tuple[int, int]:
     entries = math.prod(shape)
     factors = min(MOST_FACTORS, entries // ENTRIES_A_FACTOR)
     return factors, min(MOST_NEIGHBOURS, MOST_NUMBERS // entries // PEOPLE_A_FACTOR) if worthwhile(shape[1:]) else 0
-
-
-def fact_width(v: Scalar) -> int:
-    """How many numbers `told` makes of a scalar."""
-    return len(v.levels) if isinstance(v, Categorical) else 1
-
-
-def told(scalars: Sequence[Scalar], state: State, times: Times, rows: int) -> list[Told]:
-    """What each scalar says by itself. Of several rows for each row of the images, the first speaks.
-
-    A number: its mean and variance under its law. A class: p(x_0 | x_t) under its marginal, less the marginal.
-    """
-    parts = []
-    for v in scalars:
-        x, t = (part[v.name].reshape(rows, -1)[:, 0] for part in (state, times))
-        tau = v.clock.tau(t)
-        if isinstance(v, Categorical):
-            prior = torch.tensor(v.marginal, device=x.device)
-            chances = torch.softmax(prior.log() + v.process.likelihood(x, tau), -1)
-            parts.append(Told(chances - prior, chances, chances))
-        else:
-            mean, variance = v.law.given(x, tau)
-            parts.append(Told(mean[:, None], variance[:, None]))
-    return parts
-
-
-def facts_of(scalars: Sequence[Scalar], state: State, times: Times, rows: int) -> Tensor:
-    """(rows, facts): E[fact | x_t] of all scalars, as a law is fitted to them; 0 where a scalar is absent."""
-    return torch.cat([torch.zeros(rows, 0), *(fact.mean for fact in told(scalars, state, times, rows))], 1)
 
 
 class ImageLaw(nn.Module):
@@ -112,6 +64,9 @@ class ImageLaw(nn.Module):
     """(tilings, *grid): how much each tiling's answer counts."""
     doubt: Tensor
     """(): how many times too much entries that are known say of the others; see `_fit_doubt`."""
+    low: Tensor
+    high: Tensor
+    """The least and the greatest value of each entry in training."""
 
     def __init__(self, shape: tuple[int, ...], facts: int, factors: int = 0, neighbours: int = 0) -> None:
         super().__init__()
@@ -125,6 +80,8 @@ class ImageLaw(nn.Module):
         self.register_buffer("local_rest", torch.ones(len(self.tilings), *shape))
         self.register_buffer("shares", shares(self.tilings), persistent=False)
         self.register_buffer("doubt", torch.ones(()))
+        self.register_buffer("low", torch.full(shape, -torch.inf))
+        self.register_buffer("high", torch.full(shape, torch.inf))
         self._kept: tuple[object, list[Neighbours]] = None, []
 
     def set(self, mean: Tensor, variance: Tensor, slopes: Tensor, factors: Tensor, rest: Tensor) -> None:
@@ -145,8 +102,10 @@ class ImageLaw(nn.Module):
         where missing. Slopes by ridge regression, factors from what it leaves, neighbours from what the factors leave."""
         facts = facts.double()
         total = square = cross = torch.zeros((), dtype=torch.float64)
+        low, high = torch.tensor(torch.inf), torch.tensor(-torch.inf)
         for part in rows.split(CHUNK):
-            x = entries(part).double()
+            x = entries(part)
+            low, high, x = torch.minimum(low, x.amin(0)), torch.maximum(high, x.amax(0)), x.double()
             total, square = total + x.sum(0), square + (x**2).sum(0)
             cross = cross + torch.tensordot(facts[part].T, x, dims=1)
         some = facts[rows]
@@ -167,6 +126,8 @@ class ImageLaw(nn.Module):
         halved, off = off[judges], off[~judges]
         factors = components(off.flatten(1), min(len(self.factors), people // PEOPLE_A_FACTOR)).reshape(-1, *mean.shape)
         self.set(mean, variance.float(), slopes, factors, rest.float() - (factors**2).sum(0))
+        self.low.copy_(low)
+        self.high.copy_(high)
         self._fit_neighbours(off)
         self._fit_doubt(halved)
 
@@ -223,7 +184,8 @@ class ImageLaw(nn.Module):
         rows, k = len(mean), len(self.factors)
         spread = torch.maximum(variance, residual)
         blocks = [*(fact.covariance for fact in facts), torch.eye(k, device=mean.device).expand(rows, k, k)]
-        return Conditional(mean, spread, _block_diagonal(blocks), self._neighbours(), self.shares, self.doubt)
+        ends = self.low, self.high
+        return Conditional(mean, spread, ends, _block_diagonal(blocks), self._neighbours(), self.shares, self.doubt)
 
     def _neighbours(self) -> list[Neighbours]:
         """Of each tiling; made anew where a buffer was changed or moved."""
@@ -254,6 +216,8 @@ class Conditional:
 
     mean: Tensor
     variance: Tensor
+    ends: tuple[Tensor, Tensor]
+    """The least and the greatest value of each entry: (channels, *grid)."""
     covariance: Tensor
     """(rows or 1, j, j): of facts and factors."""
     local: Sequence[Neighbours]
@@ -263,8 +227,8 @@ class Conditional:
     doubt: Tensor
     """(): what known entries say of the rest of the image is divided by it."""
 
-    def clean(self, raw: Tensor, x: Tensor, tau: Tensor) -> Tensor:
-        """The law's own E[x_0 | x_t], corrected by raw in units of the sd that each entry by itself leaves open.
+    def expect(self, x: Tensor, tau: Tensor) -> "Expected":
+        """Of the clean image, given that it was noised to x.
 
         tau: (rows or 1, 1, *grid), of each entry; inf where nothing is seen of it. Where there are two tilings, each is a
         law of its own; at every entry the one counts more from whose seams it is further.
@@ -275,7 +239,8 @@ class Conditional:
         own = torch.zeros_like(x)
         for share, local in zip(self.shares, self.local):
             own = own + share * self._expected(local, x, a, noise, known)
-        return own + noise * torch.sqrt(self.variance / (a**2 * self.variance + noise**2)) * raw
+        spread = noise * torch.sqrt(self.variance / (a**2 * self.variance + noise**2))
+        return Expected(own, spread, a * (x - a * own) / noise.clamp_min(LEAST), self.ends)
 
     def _expected(self, local: Neighbours, x: Tensor, a: Tensor, noise: Tensor, known: Tensor) -> Tensor:
         """E[x_0 | x_t] by one tiling; known: where x is x_0 itself."""
@@ -299,6 +264,31 @@ class Conditional:
             said = Evidence.of(local.seen(seen.weight * known), weighed * known)
             evidence = evidence.less(said, 1 - 1 / self.doubt)
         return (evidence.mean(self.covariance) @ local.others.flatten(1)).reshape(weighed.shape)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the law expects of clean images: (rows, channels, *grid) each."""
+
+    mean: Tensor
+    """E[x_0 | x_t]."""
+    spread: Tensor
+    """The sd that each entry by itself leaves open; 0 where it is known."""
+    missed: Tensor
+    """How much of the noised image it does not explain, in units of the noise; 0 where nothing was seen."""
+    ends: tuple[Tensor, Tensor]
+
+    def corrected(self, raw: Tensor) -> Tensor:
+        """The clean prediction that a network makes of it: raw is in units of the spread."""
+        return self.mean + self.spread * raw
+
+    def shown(self) -> Tensor:
+        """(rows, SHOWN * channels, *grid): how far it is from the ends, in its own spread, seen closely and from afar. No
+        normal law knows of ends, but half of a head's scan is background, all of one value."""
+        spread = self.spread.clamp_min(LEAST)
+        off = [(self.mean - self.ends[0]) / spread, (self.ends[1] - self.mean) / spread]
+        parts = [torch.tanh(distance / far) for distance in off for far in (1.0, 4.0)]
+        return torch.cat([*parts, self.missed.clamp(-4, 4), self.spread.expand_as(self.mean)], 1)
 
 
 @dataclass(frozen=True)

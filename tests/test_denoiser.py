@@ -333,3 +333,23 @@ def test_a_model_of_images_alone_trains(tmp_path: Path) -> None:
     schema = mv.Schema([mv.Image("scan", (6, 6))])
     model = mv.fit(schema, {"scan": images}, pd.DataFrame(index=range(20)), tmp_path / "m", config, quiet=True)
     assert model.sample(n=2, steps=2)["scan"].shape == (2, 6, 6)
+
+
+def test_the_last_layers_learn_the_ends_that_a_normal_law_does_not_know() -> None:
+    """Entries that are 0 or 1 by chance, at half noise: the law can only shrink, the last layers learn to choose."""
+    image = Image("scan", (6, 6), latent=Latent(1, (6, 6), (0.0,), (1.0,)))
+    torch.manual_seed(0)
+    denoiser = JointDenoiser(Schema([image]), SETTINGS, MixtureTimes())
+    x = (torch.rand(400, 1, 6, 6) < 0.5).float()
+    denoiser.law("scan").fit(lambda rows: x[rows], torch.arange(400), torch.zeros(400, 0))
+    optimiser = torch.optim.Adam(denoiser.net.last.parameters(), lr=0.02)
+    losses = []
+    for k in range(80):
+        times = {"scan": full_level(image, 0.2, 400)}
+        loss = joint_loss(denoiser, Schema([image]), {"scan": x}, everyone(Schema([image]), 400), times,
+                          Noise(k, torch.arange(400))).total  # fmt: skip
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]

@@ -8,7 +8,8 @@ from torch import Tensor
 
 import metavoxel as mv
 from metavoxel.clocks import Cosine
-from metavoxel.image_law import ImageLaw, told
+from metavoxel.facts import told
+from metavoxel.image_law import SHOWN, ImageLaw
 from metavoxel.noise import Noise
 from metavoxel.schema import State, Times
 
@@ -56,7 +57,7 @@ def test_the_clean_image_is_that_of_bayes_rule(level: float, alike: bool) -> Non
     t[:, 0, 0], t[:, 0, 1] = 0.0, 1.0
     x, tau = torch.randn(2, *SHAPE, generator=rng), Cosine().tau(t)
     state, times = some_facts(level)
-    clean = law.given(told(_facts_schema().scalars, state, times, 2)).clean(torch.zeros_like(x), x, tau)
+    clean = law.given(told(_facts_schema().scalars, state, times, 2)).expect(x, tau).mean
     torch.testing.assert_close(clean, by_hand(law, state, times, x, tau), atol=2e-4, rtol=2e-4)
     torch.testing.assert_close(clean[:, :, 0], x[:, :, 0], atol=1e-5, rtol=1e-5)
 
@@ -96,7 +97,7 @@ def test_known_entries_are_doubted_where_components_leave_more_in_common_than_bl
     errors = {}
     for tried in (1.0, doubt):
         law.doubt.fill_(tried)
-        told_of = law.given([]).clean(torch.zeros_like(others), others, tau) - others
+        told_of = law.given([]).expect(others, tau).mean - others
         assert told_of[..., size // 2 :].abs().max() < 1e-5
         errors[tried] = float((told_of[..., : size // 2] ** 2).mean())
     assert errors[doubt] < 0.97 * errors[1.0]
@@ -148,6 +149,19 @@ def test_the_spread_about_the_mean_is_what_the_facts_leave_open() -> None:
             assert float(left[some].mean()) == pytest.approx(float(variance[some].mean()), rel=0.03), (level, kind)
 
 
+def test_the_ends_of_what_was_seen_in_training_are_kept_and_shown() -> None:
+    """An entry expected beyond them says so; where nothing is seen, the noise that stands there is not."""
+    images = torch.rand(40, *SHAPE, generator=torch.Generator().manual_seed(0))
+    law = ImageLaw(SHAPE, 0)
+    law.fit(lambda rows: images[rows], torch.arange(40), torch.zeros(40, 0))
+    assert torch.equal(law.low, images.amin(0)) and torch.equal(law.high, images.amax(0))
+    who, tau = law.given([]), Cosine().tau(torch.tensor(0.3)).expand(1, *SHAPE)
+    below, above = ((who.expect(x * torch.ones(1, *SHAPE), tau).shown()).chunk(SHOWN, 1) for x in (-3.0, 3.0))
+    for shown, near_low, near_high in ((below, -1, 1), (above, 1, -1)):
+        assert (shown[0].sign() == near_low).all() and (shown[2].sign() == near_high).all()
+    nothing = torch.full((1, *SHAPE), torch.inf)
+    unseen = [who.expect(torch.full((1, *SHAPE), value), nothing).shown() for value in (0.0, 5.0)]
+    assert torch.equal(*unseen)
 
 
 def _facts_schema() -> mv.Schema:

@@ -6,7 +6,8 @@ from normal import expected
 from torch import Tensor
 
 from metavoxel.clocks import Cosine
-from metavoxel.image_law import ImageLaw, Told, law_sizes
+from metavoxel.facts import Told
+from metavoxel.image_law import ImageLaw, law_sizes
 from metavoxel.neighbours import SHIFTS, SIDE, Neighbours, Tiling, components, fitted, shares
 
 SHAPE = (2, 9, 6)
@@ -72,7 +73,7 @@ def test_the_clean_image_is_that_of_bayes_rule(alike: bool) -> None:
     t[..., 0, :], t[..., 1, :] = 0.0, 1.0
     x, tau = torch.randn(2, *SHAPE, generator=rng), Cosine().tau(t)
     nothing = Told(torch.zeros(2, 1), torch.ones(2, 1))
-    clean = law.given([nothing]).clean(torch.zeros_like(x), x, tau)
+    clean = law.given([nothing]).expect(x, tau).mean
     both = [by_hand(law, k, x, tau) for k in range(2)]
     blended = sum(share * answer for share, answer in zip(shares(law.tilings), both))
     torch.testing.assert_close(clean, blended, atol=5e-4, rtol=5e-4)
@@ -120,7 +121,7 @@ def test_what_strays_together_does_not_outvote_the_whole_image() -> None:
         law = ImageLaw((1, size, size), 0, 1, neighbours)
         law.fit(lambda who: images[who], torch.arange(1000), torch.zeros(1000, 0))
         law.doubt.fill_(1.0)  # it makes up for the same, but by one number for the whole image
-        told = law.given([]).clean(torch.zeros_like(images[1000:]), images[1000:], level) - law.mean
+        told = law.given([]).expect(images[1000:], level).mean - law.mean
         return float(((told - common[1000:])[..., hidden] ** 2).mean())
 
     constant = float((common[1000:][..., hidden] ** 2).mean())
@@ -131,14 +132,14 @@ def test_a_law_that_is_changed_is_not_the_one_kept() -> None:
     law, x, tau = a_law(), torch.randn(2, *SHAPE), torch.full((1, 1, 1, 1), 0.3)
 
     def clean() -> Tensor:
-        return law.given([Told(torch.zeros(2, 1), torch.ones(2, 1))]).clean(torch.zeros_like(x), x, tau)
+        return law.given([Told(torch.zeros(2, 1), torch.ones(2, 1))]).expect(x, tau).mean
 
     before, other = clean(), a_law(1)
     law.load_state_dict(other.state_dict())
     assert not torch.allclose(clean(), before)
     law.local.mul_(2)
     other.local.mul_(2)
-    assert torch.equal(clean(), other.given([Told(torch.zeros(2, 1), torch.ones(2, 1))]).clean(torch.zeros_like(x), x, tau))
+    assert torch.equal(clean(), other.given([Told(torch.zeros(2, 1), torch.ones(2, 1))]).expect(x, tau).mean)
 
 
 def test_small_grids_have_no_blocks_and_large_ones_no_more_than_memory_holds() -> None:

@@ -11,9 +11,12 @@ from torch import Tensor, nn
 
 from metavoxel.codecs import STRICT
 from metavoxel.errors import MetavoxelError
-from metavoxel.nets.blocks import LevelEmbedding, level_features
+from metavoxel.nets.blocks import LevelEmbedding, conv, level_features, zero
 from metavoxel.nets.tokens import Memory, Tokens, TokenSpec
 from metavoxel.nets.unet import Decoder, Encoder, Features
+
+HINTS, FINISH = 8, 32
+"""Numbers that the decoder leaves of each entry for the last layers to read, and how wide these are."""
 
 
 @settings(frozen=True, config=STRICT)
@@ -50,13 +53,31 @@ class Scan:
         return Scan(self.features.rows(index), self.memory.rows(index), self.shown[index])
 
 
+class Finish(nn.Module):
+    """The last word on every entry by itself, from what the decoder says of it beside what was expected of it: an edge of
+    what is possible is sharper than a coarse grid can tell."""
+
+    def __init__(self, dims: int, expected: int, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.look, self.head = conv(dims, HINTS + expected, FINISH, 1), zero(conv(dims, FINISH, channels, 1))
+
+    def forward(self, decoded: Tensor, expected: Tensor) -> Tensor:
+        """decoded (rows, channels + HINTS, *grid), expected (rows, ..., *grid) -> raw (rows, channels, *grid)."""
+        raw, hints = decoded.split([self.channels, HINTS], 1)
+        return raw + self.head(nn.functional.silu(self.look(torch.cat([hints, expected], 1))))
+
+
 class JointNet(nn.Module):
     """Raw outputs for every variable; `denoiser` turns them into clean predictions.
 
-    images: name -> channels, all on one grid of `dims` axes. Any grid goes: it is padded inside.
+    images: name -> channels, all on one grid of `dims` axes. Any grid goes: it is padded inside. expected: numbers that say
+    what was expected of each entry (see `finish`).
     """
 
-    def __init__(self, settings: NetSettings, dims: int, images: dict[str, int], scalars: Sequence[TokenSpec]) -> None:
+    def __init__(
+        self, settings: NetSettings, dims: int, images: dict[str, int], scalars: Sequence[TokenSpec], expected: int
+    ) -> None:
         super().__init__()
         self.images = dict(images)
         s, trunk = settings, bool(images)
@@ -66,7 +87,9 @@ class JointNet(nn.Module):
             shape = (s.widths, s.blocks, s.patch, embedding)
             self.levels = nn.ModuleList(LevelEmbedding(embedding) for _ in images)
             self.encoder = Encoder(dims, seen, *shape)
-            self.decoder = Decoder(dims, sum(images.values()), *shape, tokens=s.token_width)
+            channels = sum(images.values())
+            self.decoder = Decoder(dims, channels + HINTS, *shape, tokens=s.token_width)
+            self.last = Finish(dims, expected * channels, channels)
         self.tokens = Tokens(
             scalars, s.token_width, s.token_depth, s.heads, s.registers,
             memory=s.widths[-1] if trunk else None, embedding=embedding if trunk else None,
@@ -105,11 +128,14 @@ class JointNet(nn.Module):
         memory = scan.memory if scan is not None else self.tokens.remember(None, None, None)
         return self.tokens(scalars, times, memory)
 
-    def decode(self, scan: Scan, tokens: Tensor) -> dict[str, Tensor]:
-        """tokens: of as many rows as the scan, or of none -> one raw value for every entry of every image: (rows,
-        channels, *grid)."""
-        told = torch.cat([tokens, scan.memory.told], 1)
-        raw = self.decoder(scan.features, told).float()
+    def decode(self, scan: Scan, tokens: Tensor) -> Tensor:
+        """tokens: of as many rows as the scan, or of none -> what `finish` reads of every entry of all images."""
+        return self.decoder(scan.features, torch.cat([tokens, scan.memory.told], 1)).float()
+
+    def finish(self, decoded: Tensor, expected: Sequence[Tensor]) -> dict[str, Tensor]:
+        """expected: of each image (rows, expected * channels, *grid) -> one raw value for every entry of every image:
+        (rows, channels, *grid)."""
+        raw = self.last(decoded, torch.cat(list(expected), 1)).float()
         return dict(zip(self.images, raw.split(list(self.images.values()), 1)))
 
 

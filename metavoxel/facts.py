@@ -1,0 +1,62 @@
+"""What each scalar says by itself of the facts that an image's law leans on: numbers as they are, classes as one number a
+level."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metavoxel.schema import Categorical, Scalar, State, Times
+
+
+@dataclass(frozen=True)
+class Told:
+    """What one scalar says by itself of its facts: (rows, width) each."""
+
+    mean: Tensor
+    """E[fact | x_t], each fact of mean 0 over people; 0 where the scalar is absent."""
+    variance: Tensor
+    chances: Tensor | None = None
+    """A class's p(x_0 | x_t): its facts are not independent, Cov = diag(p) - p p^T."""
+
+    def rows(self, index: Tensor) -> "Told":
+        """Only these rows."""
+        chances = None if self.chances is None else self.chances[index]
+        return Told(self.mean[index], self.variance[index], chances)
+
+    @property
+    def covariance(self) -> Tensor:
+        """(rows, width, width)."""
+        if self.chances is None:
+            return torch.diag_embed(self.variance)
+        return torch.diag_embed(self.chances) - self.chances[:, :, None] * self.chances[:, None]
+
+
+def fact_width(v: Scalar) -> int:
+    """How many numbers `told` makes of a scalar."""
+    return len(v.levels) if isinstance(v, Categorical) else 1
+
+
+def told(scalars: Sequence[Scalar], state: State, times: Times, rows: int) -> list[Told]:
+    """What each scalar says by itself. Of several rows for each row of the images, the first speaks.
+
+    A number: its mean and variance under its law. A class: p(x_0 | x_t) under its marginal, less the marginal.
+    """
+    parts = []
+    for v in scalars:
+        x, t = (part[v.name].reshape(rows, -1)[:, 0] for part in (state, times))
+        tau = v.clock.tau(t)
+        if isinstance(v, Categorical):
+            prior = torch.tensor(v.marginal, device=x.device)
+            chances = torch.softmax(prior.log() + v.process.likelihood(x, tau), -1)
+            parts.append(Told(chances - prior, chances, chances))
+        else:
+            mean, variance = v.law.given(x, tau)
+            parts.append(Told(mean[:, None], variance[:, None]))
+    return parts
+
+
+def facts_of(scalars: Sequence[Scalar], state: State, times: Times, rows: int) -> Tensor:
+    """(rows, facts): E[fact | x_t] of all scalars, as a law is fitted to them; 0 where a scalar is absent."""
+    return torch.cat([torch.zeros(rows, 0), *(fact.mean for fact in told(scalars, state, times, rows))], 1)
