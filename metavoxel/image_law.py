@@ -279,8 +279,10 @@ class Expected:
     ends: tuple[Tensor, Tensor]
 
     def corrected(self, raw: Tensor) -> Tensor:
-        """The clean prediction that a network makes of it: raw is in units of the spread."""
-        return self.mean + self.spread * raw
+        """The clean prediction that a network makes of it: raw is in units of the spread. Nothing unknown is expected below
+        all that training knew: backgrounds are 0, not noise about it."""
+        least = torch.where(self.spread > 0, self.ends[0].min(), -torch.inf)
+        return torch.maximum(self.mean + self.spread * raw, least)
 
     def shown(self) -> Tensor:
         """(rows, SHOWN * channels, *grid): how far it is from the ends, in its own spread, seen closely and from afar. No

@@ -159,6 +159,10 @@ def test_the_ends_of_what_was_seen_in_training_are_kept_and_shown() -> None:
     below, above = ((who.expect(x * torch.ones(1, *SHAPE), tau).shown()).chunk(SHOWN, 1) for x in (-3.0, 3.0))
     for shown, near_low, near_high in ((below, -1, 1), (above, 1, -1)):
         assert (shown[0].sign() == near_low).all() and (shown[2].sign() == near_high).all()
+    far_below = torch.full((1, *SHAPE), -50.0)
+    assert torch.equal(who.expect(far_below, tau).corrected(far_below), images.min().expand(1, *SHAPE))
+    known = who.expect(far_below, torch.zeros(1, *SHAPE)).corrected(far_below)
+    assert torch.allclose(known, far_below)  # what is known stays as it is
     nothing = torch.full((1, *SHAPE), torch.inf)
     unseen = [who.expect(torch.full((1, *SHAPE), value), nothing).shown() for value in (0.0, 5.0)]
     assert torch.equal(*unseen)
