@@ -2,7 +2,8 @@
 
 Images: x_0 = what a normal law of whole images given the facts says (see `image_law`) + c_out F, with c_out the sd that an
 entry by itself leaves open (EDM's preconditioning, Karras et al. 2022, about a mean). So the network starts from brains of
-the sizes and shapes that such people have. At t = 1 the prediction is mean + sd F, at t = 0 the value itself.
+the sizes and shapes that such people have. At t = 1 the prediction is mean + sd F, at t = 0 the value itself. F is told
+what the law expects (see `image_law.Expected`), and nothing unknown is expected below all that training knew.
 Scalars: see `scalars`.
 """
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from metavoxel.clocks import once
 from metavoxel.diffusion import Coverage, weighed
 from metavoxel.facts import fact_width, told
-from metavoxel.image_law import SHOWN, ImageLaw
+from metavoxel.image_law import FEATURES, ImageLaw
 from metavoxel.nets.joint import JointNet, NetSettings, Scan
 from metavoxel.nets.paper import PaperSettings
 from metavoxel.nets.tokens import TokenSpec
@@ -38,7 +39,7 @@ class JointDenoiser(nn.Module):
         self.schema, self.coverage = schema, coverage
         dims = len(schema.images[0].shape) if schema.images else 3
         images = {image.name: image.fitted.channels for image in schema.images}
-        self.net = JointNet(settings, dims, images, [_token(v) for v in schema.scalars], SHOWN)
+        self.net = JointNet(settings, dims, images, [_token(v) for v in schema.scalars], FEATURES)
         facts = sum(fact_width(v) for v in schema.scalars)
         self.laws = nn.ModuleDict({image.name: ImageLaw(image.entry_shape, facts, image.fitted.factors,
                                                         image.fitted.neighbours) for image in schema.images})  # fmt: skip
@@ -107,10 +108,10 @@ class JointDenoiser(nn.Module):
             state, times = ({v.name: part[v.name][rows] for v in images} for part in (state, times))
         expected = {}
         for image in images:
-            law, tau = self.law(image.name).given(facts), image.clock.tau(once(times[image.name]))
-            expected[image.name] = law.expect(state[image.name], tau)
-        raw = self.net.finish(self.net.decode(scan, tokens), [law.shown() for law in expected.values()])
-        found = {name: law.corrected(raw[name]) for name, law in expected.items()}
+            tau = image.clock.tau(once(times[image.name]))
+            expected[image.name] = self.law(image.name).given(facts).expect(state[image.name], tau)
+        raw = self.net.finish(self.net.decode(scan, tokens), [image.features() for image in expected.values()])
+        found = {name: image.corrected(raw[name]) for name, image in expected.items()}
         return found if asked.all() else {name: clean[name].index_copy(0, rows, x) for name, x in found.items()}
 
     def freeze(self, images: State, times: Times) -> "FrozenScan":

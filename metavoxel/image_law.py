@@ -31,8 +31,8 @@ COLUMNS = 4096
 DOUBTS = tuple(10 ** (i / 4) for i in range(13))
 LEAST = 1e-3
 """Of a spread or of noise that is divided by."""
-SHOWN = 6
-"""Numbers that `Expected.shown` makes of an entry."""
+FEATURES = 6
+"""Numbers that `Expected.features` makes of an entry."""
 HALVED = 64
 """People whose one half is told from the other to find how far that is believed; a tenth of a small cohort."""
 
@@ -277,6 +277,7 @@ class Expected:
     missed: Tensor
     """How much of the noised image it does not explain, in units of the noise; 0 where nothing was seen."""
     ends: tuple[Tensor, Tensor]
+    """The least and the greatest value of each entry in training: (channels, *grid)."""
 
     def corrected(self, raw: Tensor) -> Tensor:
         """The clean prediction that a network makes of it: raw is in units of the spread. Nothing unknown is expected below
@@ -284,9 +285,9 @@ class Expected:
         least = torch.where(self.spread > 0, self.ends[0].min(), -torch.inf)
         return torch.maximum(self.mean + self.spread * raw, least)
 
-    def shown(self) -> Tensor:
-        """(rows, SHOWN * channels, *grid): how far it is from the ends, in its own spread, seen closely and from afar. No
-        normal law knows of ends, but half of a head's scan is background, all of one value."""
+    def features(self) -> Tensor:
+        """(rows, FEATURES * channels, *grid): how far it is from the ends, in its own spread, seen closely and from afar.
+        No normal law knows of ends, but two thirds of a brain's scan are background, all of one value."""
         spread = self.spread.clamp_min(LEAST)
         off = [(self.mean - self.ends[0]) / spread, (self.ends[1] - self.mean) / spread]
         parts = [torch.tanh(distance / far) for distance in off for far in (1.0, 4.0)]

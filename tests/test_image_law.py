@@ -9,7 +9,7 @@ from torch import Tensor
 import metavoxel as mv
 from metavoxel.clocks import Cosine
 from metavoxel.facts import told
-from metavoxel.image_law import SHOWN, ImageLaw
+from metavoxel.image_law import FEATURES, ImageLaw
 from metavoxel.noise import Noise
 from metavoxel.schema import State, Times
 
@@ -156,7 +156,7 @@ def test_the_ends_of_what_was_seen_in_training_are_kept_and_shown() -> None:
     law.fit(lambda rows: images[rows], torch.arange(40), torch.zeros(40, 0))
     assert torch.equal(law.low, images.amin(0)) and torch.equal(law.high, images.amax(0))
     who, tau = law.given([]), Cosine().tau(torch.tensor(0.3)).expand(1, *SHAPE)
-    below, above = ((who.expect(x * torch.ones(1, *SHAPE), tau).shown()).chunk(SHOWN, 1) for x in (-3.0, 3.0))
+    below, above = ((who.expect(x * torch.ones(1, *SHAPE), tau).features()).chunk(FEATURES, 1) for x in (-3.0, 3.0))
     for shown, near_low, near_high in ((below, -1, 1), (above, 1, -1)):
         assert (shown[0].sign() == near_low).all() and (shown[2].sign() == near_high).all()
     far_below = torch.full((1, *SHAPE), -50.0)
@@ -164,7 +164,7 @@ def test_the_ends_of_what_was_seen_in_training_are_kept_and_shown() -> None:
     known = who.expect(far_below, torch.zeros(1, *SHAPE)).corrected(far_below)
     assert torch.allclose(known, far_below)  # what is known stays as it is
     nothing = torch.full((1, *SHAPE), torch.inf)
-    unseen = [who.expect(torch.full((1, *SHAPE), value), nothing).shown() for value in (0.0, 5.0)]
+    unseen = [who.expect(torch.full((1, *SHAPE), value), nothing).features() for value in (0.0, 5.0)]
     assert torch.equal(*unseen)
 
 
