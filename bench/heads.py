@@ -1,10 +1,11 @@
 """Fits the last layers of a model's numbers and classes again, by log-likelihood, all else kept as it is.
 
-    python bench/heads.py MODEL COHORT OUT --cache FOLDER [-n 15000]
+    python bench/heads.py MODEL OUT [--cohort COHORT --cache FOLDER] [-n 15000]
 
 Training leaves them where its last few thousand questions pulled them. What they read is computed once here for every
 person, asked as in training, so that they may be fitted to all people together, in seconds. How sure answers may be (see
-`scalars.sureness`) is then found of fresh phantoms.
+`scalars.sureness`), where images are off (see `recalibration`) and what is usual of a scan (see `surprise`) is then found
+of fresh phantoms; without --cohort, only that.
 """
 
 import argparse
@@ -17,14 +18,16 @@ from rich.progress import track
 from torch import Tensor, nn
 
 import metavoxel as mv
+from metavoxel.build import MAX_USUAL
 from metavoxel.data import phantom
 from metavoxel.denoiser import JointDenoiser
 from metavoxel.diffusion import joint_loss
 from metavoxel.loading import load_images
 from metavoxel.noise import Noise
 from metavoxel.schema import Observed, Schema, State, Times, full_level
+from metavoxel.surprise import Usual, features
 from metavoxel.times import MixtureTimes
-from metavoxel.validation import believe
+from metavoxel.validation import CHUNK, believe, recalibrate
 
 QUESTIONS, BATCH, SEED = 4, 48, 31
 FRESH, FRESH_SEED = 3000, 77_011
@@ -114,8 +117,8 @@ def refit(denoiser: JointDenoiser, blocks: list[Block]) -> None:
         schedule.step()
 
 
-def believe_fresh_people(model: mv.MetaVoxel) -> None:
-    """In place."""
+def ask_fresh_people(model: mv.MetaVoxel) -> None:
+    """How sure it may be, where it is off, and what is usual of a scan, in place."""
     image, people = model.first_image(), phantom.subjects(FRESH, FRESH_SEED)
     voxels = torch.from_numpy(scans(people, FRESH_SEED, image))
     facts = {v.name: v.encode(people[v.name])[0] for v in model.schema.scalars}
@@ -125,21 +128,28 @@ def believe_fresh_people(model: mv.MetaVoxel) -> None:
         return x0, {name: torch.ones(len(rows), dtype=torch.bool) for name in x0}
 
     assert isinstance(model.denoiser, JointDenoiser)
+    recalibrate(model.denoiser, batch, torch.arange(FRESH), MixtureTimes())
     believe(model.denoiser, batch, torch.arange(FRESH))
+    entries = model.codecs[image.name].encode(voxels[:MAX_USUAL])
+    with torch.no_grad():
+        usual = Usual.of(torch.cat([features(model.denoiser, image, part) for part in entries.split(CHUNK)]))
+    model.summary["usual"] = {image.name: usual.to_dict()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("model")
-    parser.add_argument("cohort", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--cohort", type=Path)
+    parser.add_argument("--cache", type=Path)
     parser.add_argument("-n", type=int, default=15_000)
     options = parser.parse_args()
-    model, cohort = mv.load(options.model), mv.read_cohort(options.cohort)
-    blocks = listen(model, cohort.subset(range(min(options.n, len(cohort)))), options.cache)
-    refit(model.denoiser, blocks)  # type: ignore[arg-type]
-    believe_fresh_people(model)
+    model = mv.load(options.model)
+    if options.cohort:
+        cohort = mv.read_cohort(options.cohort)
+        blocks = listen(model, cohort.subset(range(min(options.n, len(cohort)))), options.cache)
+        refit(model.denoiser, blocks)  # type: ignore[arg-type]
+    ask_fresh_people(model)
     model.save(options.out, half=True)
 
 

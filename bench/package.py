@@ -6,24 +6,16 @@ BEFORE: the model that the run started from; the network is then the mean of bot
 better (Wortsman et al. 2022: robust fine-tuning). The images' law is the run's.
 
 The last and not the best by held-out people: a run that goes on from another under a new seed holds out people whom the
-first run trained on. For the same reason what is usual of a scan (see `surprise`) is taken from fresh phantoms.
+first run trained on. For the same reason `bench/heads.py` comes next, which takes what held-out people say from fresh ones.
 """
 
 import json
 import sys
 from pathlib import Path
 
-import torch
-from images import scans
-
 import metavoxel as mv
-from metavoxel.build import MAX_USUAL
 from metavoxel.checkpoint import read_tensors
-from metavoxel.data import phantom
 from metavoxel.model import PACKAGED
-from metavoxel.surprise import Usual, features
-
-SEED = 77_010
 
 
 def main() -> None:
@@ -35,11 +27,6 @@ def main() -> None:
         before = mv.load(sys.argv[2]).denoiser.net.state_dict()
         mine |= {f"net.{name}": (mine[f"net.{name}"] + x) / 2 for name, x in before.items()}
     model.denoiser.load_state_dict(mine)
-    image = model.first_image()
-    fresh = torch.from_numpy(scans(phantom.subjects(MAX_USUAL, SEED), SEED, image))
-    with torch.no_grad():
-        parts = [features(model.denoiser, image, model.codecs[image.name].encode(part)) for part in fresh.split(64)]
-    model.summary["usual"] = {image.name: Usual.of(torch.cat(parts)).to_dict()}
     last = json.loads((run / "training" / "metrics.jsonl").read_text().splitlines()[-1])
     judged = {name.removeprefix("validation_"): x for name, x in last.items() if name.startswith("validation_")}
     model.summary["validation"] = {**judged, "step": last["step"]}

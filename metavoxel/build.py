@@ -33,7 +33,7 @@ from metavoxel.schema import Categorical, Continuous, Image, Observed, Ordinal, 
 from metavoxel.surprise import Usual, features
 from metavoxel.times import MixtureTimes, TimesRule
 from metavoxel.training import optimise
-from metavoxel.validation import CHUNK, believe, held_out_figures
+from metavoxel.validation import CHUNK, believe, held_out_figures, recalibrate
 
 MAX_USUAL = 256
 FACTS_ROWS, FACTS_WEIGHT = 512, 0.25
@@ -161,7 +161,7 @@ def fit(
     if start:
         denoiser.load_state_dict(start.denoiser.state_dict())
         if isinstance(denoiser, JointDenoiser):
-            denoiser.sureness.fill_(1.0)  # found anew of the new people
+            denoiser.forget_held_out()  # found anew of the new people
     if isinstance(denoiser, JointDenoiser):
         for name, source in sources.items():
             denoiser.law(name).fit(source.clean, training[source.stack.present[training]], facts)
@@ -190,7 +190,8 @@ def fit(
     trunk = denoiser.net.trunk_matrices()
     figures = optimise(denoiser, step, validate, config.joint, folder / "training", "joint", trunk, earliest=reading,
                        resume=resume, quiet=quiet)  # fmt: skip
-    if isinstance(denoiser, JointDenoiser) and config.times.separate:
+    if isinstance(denoiser, JointDenoiser) and isinstance(config.times, MixtureTimes):
+        recalibrate(denoiser, data.batch, validation, config.times)
         believe(denoiser, data.batch, validation)
     summary = {
         "rows": len(table), "people": len(set(people)), "training_rows": len(training),

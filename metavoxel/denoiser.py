@@ -3,7 +3,8 @@
 Images: x_0 = what a normal law of whole images given the facts says (see `image_law`) + c_out F, with c_out the sd that an
 entry by itself leaves open (EDM's preconditioning, Karras et al. 2022, about a mean). So the network starts from brains of
 the sizes and shapes that such people have. At t = 1 the prediction is mean + sd F, at t = 0 the value itself. F is told
-what the law expects (see `image_law.Expected`), and nothing unknown is expected below all that training knew.
+what the law expects (see `image_law.Expected`), and nothing unknown is expected below all that training knew. Last comes
+what was found of people not trained on (see `recalibration`).
 Scalars: see `scalars`.
 """
 
@@ -21,6 +22,7 @@ from metavoxel.nets.paper import PaperSettings
 from metavoxel.nets.tokens import TokenSpec
 from metavoxel.paper import PaperDenoiser
 from metavoxel.processes import Discrete
+from metavoxel.recalibration import Recalibration
 from metavoxel.scalars import clean, loss, tempered
 from metavoxel.schema import Scalar, Schema, State, Times, Variable
 
@@ -43,6 +45,7 @@ class JointDenoiser(nn.Module):
         facts = sum(fact_width(v) for v in schema.scalars)
         self.laws = nn.ModuleDict({image.name: ImageLaw(image.entry_shape, facts, image.fitted.factors,
                                                         image.fitted.neighbours) for image in schema.images})  # fmt: skip
+        self.recalibrations = nn.ModuleDict({name: Recalibration(channels) for name, channels in images.items()})
         self.register_buffer("sureness", torch.ones(len(schema.scalars)))
 
     @property
@@ -54,6 +57,18 @@ class JointDenoiser(nn.Module):
         law = self.laws[name]
         assert isinstance(law, ImageLaw)
         return law
+
+    def recalibration(self, name: str) -> Recalibration:
+        """Of the image of that name."""
+        recalibration = self.recalibrations[name]
+        assert isinstance(recalibration, Recalibration)
+        return recalibration
+
+    def forget_held_out(self) -> None:
+        """As it was trained: without what people not trained on had said of it."""
+        self.sureness.fill_(1.0)
+        for image in self.schema.images:
+            self.recalibration(image.name).shift.zero_()
 
     def forward(self, state: State, times: Times) -> State:
         raw, images = self._evaluate(state, times)
@@ -106,12 +121,11 @@ class JointDenoiser(nn.Module):
             rows = asked.nonzero()[:, 0]
             scan, tokens, facts = scan.rows(rows), tokens[rows], [fact.rows(rows) for fact in facts]
             state, times = ({v.name: part[v.name][rows] for v in images} for part in (state, times))
-        expected = {}
-        for image in images:
-            tau = image.clock.tau(once(times[image.name]))
-            expected[image.name] = self.law(image.name).given(facts).expect(state[image.name], tau)
+        taus = {image.name: image.clock.tau(once(times[image.name])) for image in images}
+        expected = {name: self.law(name).given(facts).expect(state[name], tau) for name, tau in taus.items()}
         raw = self.net.finish(self.net.decode(scan, tokens), [image.features() for image in expected.values()])
-        found = {name: image.corrected(raw[name]) for name, image in expected.items()}
+        found = {name: image.within(self.recalibration(name)(image.corrected(raw[name]), taus[name]))
+                 for name, image in expected.items()}  # fmt: skip
         return found if asked.all() else {name: clean[name].index_copy(0, rows, x) for name, x in found.items()}
 
     def freeze(self, images: State, times: Times) -> "FrozenScan":

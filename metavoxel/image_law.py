@@ -280,10 +280,13 @@ class Expected:
     """The least and the greatest value of each entry in training: (channels, *grid)."""
 
     def corrected(self, raw: Tensor) -> Tensor:
-        """The clean prediction that a network makes of it: raw is in units of the spread. Nothing unknown is expected below
-        all that training knew: backgrounds are 0, not noise about it."""
+        """The clean prediction that a network makes of it: raw is in units of the spread."""
+        return self.within(self.mean + self.spread * raw)
+
+    def within(self, expected: Tensor) -> Tensor:
+        """Nothing unknown is expected below all that training knew: backgrounds are 0, not noise about it."""
         least = torch.where(self.spread > 0, self.ends[0].min(), -torch.inf)
-        return torch.maximum(self.mean + self.spread * raw, least)
+        return torch.maximum(expected, least)
 
     def features(self) -> Tensor:
         """(rows, FEATURES * channels, *grid): how far it is from the ends, in its own spread, seen closely and from afar.

@@ -1,6 +1,7 @@
-"""What a checkpoint is chosen by: how good the joint model is on held-out people."""
+"""What held-out people say of the joint model: which checkpoint is best, how sure it may be, where it is off."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -8,15 +9,18 @@ from torch import Tensor
 from metavoxel.denoiser import JointDenoiser, LearnedDenoiser
 from metavoxel.diffusion import Given, joint_loss, laid_out
 from metavoxel.noise import Noise
+from metavoxel.recalibration import even_tau
 from metavoxel.scalars import sureness
-from metavoxel.schema import Observed, Scalar, State, Variable
-from metavoxel.times import TimesRule
+from metavoxel.schema import Observed, Scalar, State, Times, Variable, full_level
+from metavoxel.times import MixtureTimes, TimesRule
 
 SEED = 9173
 CHUNK = 64
 """Rows in memory at a time."""
 MAX_WEIGHED = 256
 """Rows at most for the losses, which need images decoded."""
+VISITS = 2
+"""Questions about each of them that images are recalibrated by."""
 
 Batch = Callable[[Tensor], tuple[State, Observed]]
 """Rows of the cohort -> their clean values and which of them are known."""
@@ -53,6 +57,47 @@ def believe(denoiser: JointDenoiser, batch: Batch, rows: Tensor) -> None:
     found = surest(denoiser, batch, rows)
     factors = [found[v.name][0] if v.name in found else 1.0 for v in denoiser.schema.scalars]
     denoiser.sureness.copy_(torch.tensor(factors))
+
+
+@torch.no_grad()
+def recalibrate(denoiser: JointDenoiser, batch: Batch, rows: Tensor, times: MixtureTimes) -> None:
+    """Makes what it expects of images, in place, come true of these people on average: nobody whom it was trained on."""
+    schema = denoiser.schema
+    for image in schema.images:
+        law = denoiser.law(image.name)
+        denoiser.recalibration(image.name).clear(torch.stack([law.low.flatten(1).amin(1), law.high.flatten(1).amax(1)]))
+    witness, asks = _Witness(denoiser), replace(times, read=0.0, tied=0.0, partial=0.5)
+    for visit in range(VISITS):
+        for part in rows[:MAX_WEIGHED].split(CHUNK):
+            x0, observed = batch(part)
+            noise = Noise(SEED + visit, part.to(denoiser.device))
+            levels = asks.draw(schema, observed, noise)
+            for image in schema.images:
+                t = image.clock.t(even_tau(noise.uniform()))
+                levels[image.name] = torch.where(levels[image.name] > 0, full_level(image, t, len(noise), t.device), 0.0)
+            witness.there = observed
+            joint_loss(witness, schema, x0, observed, levels, noise)
+    for name, counts in witness.counts.items():
+        denoiser.recalibration(name).settle(counts)
+
+
+class _Witness:
+    """Takes down how far a denoiser's images are off; judges nothing."""
+
+    def __init__(self, denoiser: JointDenoiser) -> None:
+        self.denoiser = denoiser
+        self.there: Observed = {}
+        self.counts: dict[str, Tensor] = {}
+
+    def judge(self, state: State, times: Times, x0: State) -> State:
+        """All losses 0."""
+        clean = self.denoiser(state, times)
+        for image in self.denoiser.schema.images:
+            name, rows = image.name, self.there[image.name]
+            tau = image.clock.tau(times[name])[rows]
+            found = self.denoiser.recalibration(name).counts(clean[name][rows], tau, x0[name][rows])
+            self.counts[name] = self.counts.get(name, 0) + found
+        return {name: torch.zeros_like(level) for name, level in times.items()}
 
 
 @torch.no_grad()
