@@ -17,6 +17,8 @@ VALUES, LEVELS = 64, 13
 CLOSEST = 6.0
 PRIOR = 20.0
 """Pseudo-entries that were expected rightly."""
+LEAST = 1e-3
+"""Of a range that is divided by."""
 
 
 def even_tau(share: Tensor) -> Tensor:
@@ -40,6 +42,8 @@ class Recalibration(nn.Module):
     def forward(self, expected: Tensor, tau: Tensor) -> Tensor:
         """expected (rows, channels, *grid) at levels tau (rows or 1, 1, *grid; once where all are one) -> what comes true;
         what is known stays."""
+        if not self.shift.any():  # while it is trained
+            return expected
         added = sum(weight * self.shift.flatten()[place] for place, weight in self._places(expected, tau))
         return torch.where(tau > 0, expected + added, expected)
 
@@ -67,7 +71,7 @@ class Recalibration(nn.Module):
         channels = expected.shape[1]
         per_entry = (1, -1, *(1,) * (expected.dim() - 2))
         low, high = (end.reshape(per_entry) for end in self.ends)
-        value = ((expected - low) / (high - low) * (VALUES - 1)).clamp(0, VALUES - 1)
+        value = ((expected - low) / (high - low).clamp_min(LEAST) * (VALUES - 1)).clamp(0, VALUES - 1)
         ratio = -0.5 * torch.log(torch.expm1(tau))  # log(alpha / sigma)
         level = ((ratio.clamp(-CLOSEST, CLOSEST) / CLOSEST + 1) / 2 * (LEVELS - 1)).clamp(0, LEVELS - 1)
         some_known = (tau <= 0).flatten(1).any(1).long().reshape(-1, *(1,) * (tau.dim() - 1))

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 from metavoxel.codecs import STRICT
 from metavoxel.errors import MetavoxelError
-from metavoxel.nets.blocks import LevelEmbedding, conv, level_features, zero
+from metavoxel.nets.blocks import LevelEmbedding, conv, level_features, pointwise, zero
 from metavoxel.nets.tokens import Memory, Tokens, TokenSpec
 from metavoxel.nets.unet import Decoder, Encoder, Features
 
 HINTS, FINISH = 8, 32
 """Numbers that the decoder leaves of each entry for the last layers to read, and how wide these are."""
+ENTRIES = 8192
+"""Of an image that the last layers work on at a time: what lies between them then stays in a processor's cache."""
 
 
 @settings(frozen=True, config=STRICT)
@@ -65,7 +67,9 @@ class Finish(nn.Module):
     def forward(self, decoded: Tensor, expected: Tensor) -> Tensor:
         """decoded (rows, channels + HINTS, *grid), expected (rows, ..., *grid) -> raw (rows, channels, *grid)."""
         raw, hints = decoded.split([self.channels, HINTS], 1)
-        return raw + self.head(nn.functional.silu(self.look(torch.cat([hints, expected], 1))))
+        seen = torch.cat([hints, expected], 1).flatten(2)
+        said = [pointwise(self.head, nn.functional.silu(pointwise(self.look, part))) for part in seen.split(ENTRIES, 2)]
+        return raw + torch.cat(said, 2).reshape(raw.shape)
 
 
 class JointNet(nn.Module):
