@@ -37,9 +37,9 @@ def fill(model: mv.MetaVoxel, brains: np.ndarray, folder: Path, mean: np.ndarray
     write_volume(Volume(mask, affine), folder / "mask.nii.gz")
     errors: dict[str, list[float]] = {"completions": [], "mean_brain": [], "mirrored_half": [], "age": []}
     inside: list[float] = []
-    for brain, age in zip(brains, ages, strict=True):
+    for number, (brain, age) in enumerate(zip(brains, ages, strict=True)):
         write_volume(Volume(brain, affine), folder / "scan.nii.gz")
-        made = inpaint(model, folder / "scan.nii.gz", folder / "mask.nii.gz", DRAWS)
+        made = inpaint(model, folder / "scan.nii.gz", folder / "mask.nii.gz", DRAWS, seed=number)
         draws = np.stack([made.completion(i).array for i in range(DRAWS)])[:, :left]
         truth, head = brain[:left], mean[:left] > 0.1
         guesses = {"completions": draws.mean(0), "mean_brain": mean[:left], "mirrored_half": brain[::-1][:left]}

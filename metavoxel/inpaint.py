@@ -119,8 +119,9 @@ def read_mask(path: str | Path) -> Volume:
 
 
 def without(scan: Volume, mask: Volume) -> Volume:
-    """The scan with ordinary brain where the mask hides head, so that a lesion has no say in where and how bright the brain
-    is. What is dark there stays dark: a mask that is wider than the head must not move its middle."""
+    """The scan with the head's ordinary values, scattered, where the mask hides head, so that a lesion has no say in where
+    and how bright the brain is. (All of one value, they would make the brightest voxels rarer, and the rest of the scan
+    brighter than scans in training.) What is dark there stays dark: a mask wider than the head must not move its middle."""
     hidden = mask.array != 0
     if hidden.shape != scan.shape:  # grid_mask will say so
         return scan
@@ -129,7 +130,12 @@ def without(scan: Volume, mask: Volume) -> Volume:
         raise _nothing_left(mask.path)
     dark, brain = np.median(rest[rest <= rest.mean()]), np.median(rest[rest > rest.mean()])
     head = scan.array > dark + HEAD * (brain - dark)
-    return Volume(np.where(hidden & head, brain, scan.array).astype(np.float32), scan.affine)
+    filled, lost = scan.array.copy(), int((hidden & head).sum())
+    if not (head & ~hidden).any():
+        raise _nothing_left(mask.path)
+    ordinary = np.quantile(scan.array[head & ~hidden], (np.arange(lost) + 0.5) / max(1, lost))
+    filled[hidden & head] = np.random.default_rng(0).permutation(ordinary)
+    return Volume(filled, scan.affine)
 
 
 def on_entries(hole: Tensor, image: Image) -> Tensor:
