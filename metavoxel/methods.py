@@ -21,9 +21,10 @@ from metavoxel.times import Plan, even_plan, facts_plan, images_plan, repaint_pl
 Method = Literal["direct", "replacement", "repaint"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
-SCALAR_STEPS = 15
-IMAGE_STEPS = 50
-"""Also the paper's steps for replacement, and repaint's."""
+SCALAR_STEPS, IMAGE_STEPS = 15, 20
+"""Of the direct method; 250 draw no better images (docs/benchmarks.md)."""
+PAPER_STEPS = 50
+"""Of the paper's replacement, and of repaint."""
 JUMP = REPEATS = 10
 STAGE_SEED = 1 << 40
 """Between the seeds of stages: their numbers must not be the same."""
@@ -68,8 +69,9 @@ def walk(
 ) -> Walk:
     """The walk that answers a question by a method (default: direct where training allows it, else replacement).
 
-    steps: from noise to data, default IMAGE_STEPS. By the direct method facts come first, then images given the facts;
-    numbers take SCALAR_STEPS by default, each class always one: what the network says of it at level 1 is its law already.
+    steps: from noise to data, default PAPER_STEPS. By the direct method facts come first, then images given the facts in
+    IMAGE_STEPS by default; numbers take SCALAR_STEPS, each class always one: what the network says of it at level 1 is its
+    law already.
     jump, repeats: of repaint; every stretch of `jump` steps is walked `repeats` times. Default JUMP and REPEATS.
     Raises MetavoxelError for an unknown method and for options that it has no use for.
     """
@@ -86,10 +88,10 @@ def walk(
         unknown = [v.name for v in schema if v.name not in known or known[v.name].mask is not None]
         want = list(dict.fromkeys([*want, *unknown]))
     if method == "direct":
-        stages = _one_by_one(schema, want, steps) if coverage.separate else [Stage(want, even_plan(steps or IMAGE_STEPS))]
+        stages = _one_by_one(schema, want, steps) if coverage.separate else [Stage(want, even_plan(steps or PAPER_STEPS))]
         return Walk(known, stages, DPM2M)
     known = {name: replace(value, level=tied) for name, value in known.items()}
-    steps = steps or IMAGE_STEPS
+    steps = steps or PAPER_STEPS
     if method == "replacement":
         return Walk(known, [Stage(want, even_plan(steps))], DDIM)
     # going back adds fresh noise, which a deterministic way down keeps too much of: with an exact denoiser DDIM leaves

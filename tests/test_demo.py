@@ -33,7 +33,7 @@ def small(monkeypatch):
     for name, count in {"DRAWS": 8, "BRAINS_PER_AGE": 2, "JOINT_BRAINS": 3, "JOINT_FACTS": 50}.items():
         monkeypatch.setattr(demo, name, count)
     monkeypatch.setattr(demo, "ONE_PERSON_DRAWS", 16)
-    for name in ("SCALAR_STEPS", "IMAGE_STEPS"):
+    for name in ("SCALAR_STEPS", "IMAGE_STEPS", "PAPER_STEPS"):
         monkeypatch.setattr("metavoxel.methods." + name, 3)
 
 

@@ -36,7 +36,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_volume(Volume(mask, scan.affine), tmp_path / "lesion.nii.gz")
     net = {"widths": (8, 8), "patch": 4, "token_width": 16, "token_depth": 1}
     monkeypatch.setitem(config.PRESETS, "tiny", {**config.PRESETS["tiny"], "net": net, "reading": 1, "joint": FEW})
-    monkeypatch.setattr("metavoxel.methods.IMAGE_STEPS", 3)
+    for steps in ("IMAGE_STEPS", "PAPER_STEPS"):
+        monkeypatch.setattr("metavoxel.methods." + steps, 3)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

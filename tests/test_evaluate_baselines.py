@@ -95,7 +95,7 @@ def test_the_papers_model_is_evaluated_in_spite_of_gaps(
     made: Path, cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It cannot ignore a missing fact, so the rows that lack the same are asked together, without it."""
-    monkeypatch.setattr("metavoxel.methods.IMAGE_STEPS", 2)
+    monkeypatch.setattr("metavoxel.methods.PAPER_STEPS", 2)
     few = cohort.subset(range(8))
     assert few.table[["age", "sex", "diagnosis", "mmse"]].isna().to_numpy().any()
     found = evaluate(made / "paper/model", few, tmp_path, Options(scans=0), quiet=True)

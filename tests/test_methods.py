@@ -13,7 +13,7 @@ from scipy.stats import chisquare, ks_2samp
 import metavoxel as mv
 from metavoxel.diffusion import Given, sample, tied
 from metavoxel.latents import ImageCodec
-from metavoxel.methods import IMAGE_STEPS, SCALAR_STEPS, Stage, draw, walk
+from metavoxel.methods import PAPER_STEPS, SCALAR_STEPS, Stage, draw, walk
 from metavoxel.posterior import Posterior
 from metavoxel.solvers import ANCESTRAL, DDIM, DPM2M
 from metavoxel.times import MixtureTimes, SharedTimes, even_plan, facts_plan, images_plan, repaint_plan
@@ -64,7 +64,7 @@ def test_a_method_is_a_choice_of_levels_plan_and_solver() -> None:
 
     replaced = walk(SCHEMA, SEPARATE, {"scan": SCAN}, ["score"], "replacement")
     assert replaced.given["scan"].level is tied and replaced.given["scan"].value is SCAN.value
-    assert replaced.stages == [Stage(["score", "diagnosis", "stage"], even_plan(IMAGE_STEPS))]
+    assert replaced.stages == [Stage(["score", "diagnosis", "stage"], even_plan(PAPER_STEPS))]
     assert replaced.solver == DDIM
 
     repainted = walk(SCHEMA, SEPARATE, {"scan": HALF}, ["score"], "repaint", steps=6, jump=3, repeats=2)
@@ -130,7 +130,7 @@ def test_a_model_of_one_shared_time_is_asked_by_replacement() -> None:
 
 def test_a_model_of_one_shared_time_that_is_told_nothing_walks_everything() -> None:
     plain = walk(SCHEMA, SHARED, {}, ["score"])
-    assert plain.stages == [Stage(["score", "diagnosis", "stage", "scan"], even_plan(IMAGE_STEPS))]
+    assert plain.stages == [Stage(["score", "diagnosis", "stage", "scan"], even_plan(PAPER_STEPS))]
     assert plain.solver == DPM2M
     drawn = ask({}, SHARED).sample(["diagnosis"], 300).probability("diagnosis")
     truth = oracle.WEIGHTS.sum(1)

@@ -10,12 +10,11 @@ from metavoxel.data.cohort import Cohort
 from metavoxel.diffusion import Given, sample
 from metavoxel.files import atomic_write, make_folder
 from metavoxel.loading import Progress
+from metavoxel.methods import IMAGE_STEPS
 from metavoxel.model import MetaVoxel
 from metavoxel.solvers import DPM2M
 from metavoxel.times import images_plan
 
-STEPS = 20
-"""As good as 250 (bench/images.py)."""
 BLOCK = 16
 
 
@@ -46,7 +45,7 @@ def draw_scans(model: MetaVoxel, cohort: Cohort, folder: Path, n: int, seed: int
                      for name, (values, known) in facts.items()}  # fmt: skip
             names = [image.name for image in images]
             draws = 1 if given else rows.stop - rows.start  # of a model without facts: as many of its one law
-            found = sample(model.denoiser, model.schema, given, names, draws, images_plan(STEPS), DPM2M, seed,
+            found = sample(model.denoiser, model.schema, given, names, draws, images_plan(IMAGE_STEPS), DPM2M, seed,
                            first_row=rows.start)  # fmt: skip
             brains = {image.name: model.codecs[image.name].decode(found[image.name].reshape(-1, *image.entry_shape))
                       for image in images}  # fmt: skip

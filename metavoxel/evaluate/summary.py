@@ -9,7 +9,7 @@ from metavoxel.evaluate.calibrated import LEAST_PEOPLE, faults
 from metavoxel.evaluate.calibrated import SECTION as CALIBRATION
 from metavoxel.evaluate.claims import Claim, main_claims
 from metavoxel.evaluate.figures import CONSTANT, EXACT, Findings
-from metavoxel.methods import IMAGE_STEPS
+from metavoxel.methods import PAPER_STEPS
 from metavoxel.page import Section, Table
 
 
@@ -40,7 +40,7 @@ def summary_section(findings: Findings, claims: Sequence[Claim], at_once: bool) 
     good = (f"are not calibrated in {len(wrong)} case{'s' * (len(wrong) > 1)}" if wrong
             else "are of too few people to tell whether they are calibrated" if few else "are calibrated")  # fmt: skip
     table = Table(header, [[row[column] for column in header] for row in rows])
-    how = "one evaluation of the network a scan" if at_once else f"{PAPER_DRAWS} draws of {IMAGE_STEPS} evaluations each"
+    how = "one evaluation of the network a scan" if at_once else f"{PAPER_DRAWS} draws of {PAPER_STEPS} evaluations each"
     said = f"The model's {len(main)} answers, {how}, {good}."
     return Section("In short", said, table=table,
                    note="Brackets: 95 % intervals over people.")  # fmt: skip

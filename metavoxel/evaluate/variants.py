@@ -12,7 +12,7 @@ from metavoxel.data.table import IDENTIFIERS
 from metavoxel.evaluate.asking import paper_draws
 from metavoxel.evaluate.study import Part
 from metavoxel.loading import Progress
-from metavoxel.methods import IMAGE_STEPS
+from metavoxel.methods import PAPER_STEPS
 from metavoxel.model import MetaVoxel
 from metavoxel.schema import Categorical, Continuous
 
@@ -41,7 +41,7 @@ def by_draws(
     given: Sequence[str] = (),
     seed: int = 0,
     progress: Progress = lambda done, total: None,
-    steps: int = IMAGE_STEPS,
+    steps: int = PAPER_STEPS,
 ) -> dict[str, np.ndarray]:
     """Answers by the paper's inference, replacement: of a number the mean of a few draws, of a class each level's share.
 
