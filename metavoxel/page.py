@@ -31,9 +31,10 @@ figure img { display: block; width: 100%; height: auto; }
 figcaption { margin-top: 6px; }
 .scroll { overflow-x: auto; margin: 20px 0 12px; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; min-width: 60%; }
-th, td { padding: 8px 18px 8px 0; text-align: right; white-space: nowrap; vertical-align: baseline;
+th, td { padding: 8px 12px 8px 0; text-align: right; white-space: nowrap; vertical-align: baseline; font-size: 15px;
   border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; white-space: normal; }
+th:last-child, td:last-child { white-space: normal; }
 thead th { color: var(--quiet); font-weight: 600; font-size: 14.5px; border-bottom: 2px solid var(--line); }
 footer { border-top: 1px solid var(--line); margin-top: 48px; padding-top: 20px; }
 @media (max-width: 720px) {
