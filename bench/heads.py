@@ -21,11 +21,11 @@ import metavoxel as mv
 from metavoxel.build import MAX_USUAL
 from metavoxel.data import phantom
 from metavoxel.denoiser import JointDenoiser
-from metavoxel.diffusion import joint_loss
+from metavoxel.diffusion import noised, taus_of
 from metavoxel.loading import load_images
 from metavoxel.noise import Noise
 from metavoxel.schema import Observed, Schema, State, Times, full_level
-from metavoxel.surprise import Usual, features
+from metavoxel.surprise import usual
 from metavoxel.times import MixtureTimes
 from metavoxel.validation import CHUNK, believe, recalibrate
 
@@ -43,31 +43,7 @@ def last_layers(denoiser: JointDenoiser) -> dict[str, nn.Module]:
     return {v.name: head[-1] for v, head in zip(denoiser.schema.scalars, heads)}  # type: ignore[index]
 
 
-class Listener:
-    """Takes down what a denoiser's last layers read; judges nothing."""
-
-    def __init__(self, denoiser: JointDenoiser) -> None:
-        self.denoiser = denoiser
-        self.blocks: list[Block] = []
-
-    def judge(self, state: State, times: Times, x0: State) -> State:
-        """All losses 0."""
-        names = [v.name for v in self.denoiser.schema.scalars]
-        read: dict[str, Tensor] = {}
-
-        def take(name: str) -> Callable[[nn.Module, tuple[Tensor]], None]:
-            return lambda layer, seen: read.__setitem__(name, seen[0])
-
-        hooks = [layer.register_forward_pre_hook(take(name)) for name, layer in last_layers(self.denoiser).items()]
-        self.denoiser.freeze(state, times)(state, times)
-        for hook in hooks:
-            hook.remove()
-        asked, levels, clean = ({name: part[name] for name in names} for part in (state, times, x0))
-        self.blocks.append((read, asked, levels, clean))
-        return {v.name: torch.zeros(len(x0[v.name])) for v in self.denoiser.schema}
-
-
-Question = tuple[State, Observed, Times, Noise]
+Question = tuple[State, Times, Noise]
 
 
 def questions(schema: Schema, entries: Tensor, facts: State, rows: Tensor) -> Iterator[Question]:
@@ -80,20 +56,36 @@ def questions(schema: Schema, entries: Tensor, facts: State, rows: Tensor) -> It
         shown = len(rows) if scan else 1
         times[image.name] = full_level(image, 0.0 if scan else 1.0, shown)
         repeated = {name: x[rows].repeat_interleave(number, 0) for name, x in facts.items()}
-        yield {**repeated, image.name: entries[:shown]}, everyone, times, noise
+        yield {**repeated, image.name: entries[:shown]}, times, noise
+
+
+def read_by_last_layers(denoiser: JointDenoiser, state: State, times: Times) -> dict[str, Tensor]:
+    """Scalar -> what its last layer reads when it is asked so."""
+    read: dict[str, Tensor] = {}
+
+    def take(name: str) -> Callable[[nn.Module, tuple[Tensor]], None]:
+        return lambda layer, seen: read.__setitem__(name, seen[0])
+
+    hooks = [layer.register_forward_pre_hook(take(name)) for name, layer in last_layers(denoiser).items()]
+    denoiser.freeze(state, times)(state, times)
+    for hook in hooks:
+        hook.remove()
+    return read
 
 
 @torch.no_grad()
 def listen(model: mv.MetaVoxel, cohort: mv.Cohort, cache: Path) -> list[Block]:
     schema, image = model.schema, model.first_image()
-    listener = Listener(model.denoiser)  # type: ignore[arg-type]
+    scalars, blocks = Schema(schema.scalars), []
     stack = load_images(cohort, image, cache)
-    facts = {v.name: v.encode(cohort.column(v.name))[0] for v in schema.scalars}
+    facts = {v.name: v.encode(cohort.column(v.name))[0] for v in scalars}
     for rows in track(torch.arange(len(cohort)).split(BATCH), "listening"):
         entries = model.codecs[image.name].encode(stack.rows(rows))
-        for question in questions(schema, entries, facts, rows):
-            joint_loss(listener, Schema(schema.scalars), *question)
-    return listener.blocks
+        for x0, times, noise in questions(schema, entries, facts, rows):
+            state = noised(scalars, x0, taus_of(scalars, times), noise)
+            read = read_by_last_layers(model.denoiser, state, times)  # type: ignore[arg-type]
+            blocks.append((read, *({name: part[name] for name in scalars.names} for part in (state, times, x0))))
+    return blocks
 
 
 def refit(denoiser: JointDenoiser, blocks: list[Block]) -> None:
@@ -131,9 +123,7 @@ def ask_fresh_people(model: mv.MetaVoxel) -> None:
     recalibrate(model.denoiser, batch, torch.arange(FRESH), MixtureTimes())
     believe(model.denoiser, batch, torch.arange(FRESH))
     entries = model.codecs[image.name].encode(voxels[:MAX_USUAL])
-    with torch.no_grad():
-        usual = Usual.of(torch.cat([features(model.denoiser, image, part) for part in entries.split(CHUNK)]))
-    model.summary["usual"] = {image.name: usual.to_dict()}
+    model.summary["usual"] = {image.name: usual(model.denoiser, image, entries.split(CHUNK)).to_dict()}
 
 
 def main() -> None:

@@ -28,10 +28,11 @@ from metavoxel.diffusion import Given, sample
 from metavoxel.evaluate.two_sample import median_distance, mmd
 from metavoxel.latents import affine_of
 from metavoxel.loading import grid_of
+from metavoxel.methods import IMAGE_STEPS
 from metavoxel.solvers import DPM2M
 from metavoxel.times import images_plan
 
-STEPS, DEFAULT = (10, 20, 250), 20
+STEPS = (10, IMAGE_STEPS, 250)
 COMPARED = 80
 JUDGES_SEED, REAL_SEED, OTHER_SEED = 77_006, 77_007, 77_008
 JUDGES_PEOPLE = OTHERS = 1500
@@ -92,10 +93,8 @@ def main() -> None:
     model, n = asked(400)
     image = model.first_image()
     figures: dict[str, object] = {}
-    known, people, others = (
-        phantom.subjects(count, seed)
-        for count, seed in ((JUDGES_PEOPLE, JUDGES_SEED), (n, REAL_SEED), (OTHERS, OTHER_SEED))
-    )
+    known, people = phantom.subjects(JUDGES_PEOPLE, JUDGES_SEED), phantom.subjects(n, REAL_SEED)
+    others = phantom.subjects(OTHERS, OTHER_SEED)
     judges = Judges(scans(known, JUDGES_SEED, image), known, image)
     real, other = scans(people, REAL_SEED, image), scans(others, OTHER_SEED, image)
     spaces = {"voxels": lambda made: made.reshape(len(made), -1), "anatomy": judges.anatomy}
@@ -105,7 +104,7 @@ def main() -> None:
     figures |= {"ventricles_slope_real": slope, "ventricles_spread_real": spread}
     figures["sex_recognised_real"] = judges.sex_recognised(real, people)
     for steps in STEPS:
-        some = people if steps == DEFAULT else people[:COMPARED]
+        some = people if steps == IMAGE_STEPS else people[:COMPARED]
         with clock(figures, f"seconds_a_scan_{steps}_evaluations"):
             made = drawn(model, some, steps)
         figures[f"seconds_a_scan_{steps}_evaluations"] /= len(some)  # type: ignore[operator]
@@ -117,7 +116,7 @@ def main() -> None:
         }
         for name, see in spaces.items():
             figures[f"mmd_{name}_{steps}_evaluations"] = mmd(see(made[:COMPARED]), see(real), widths[name]).value
-            if steps == DEFAULT:
+            if steps == IMAGE_STEPS:
                 figures[f"mmd_{name}_of_all"] = mmd(see(made), see(real), widths[name]).value
     size = f"{n} scans drawn for the ages and sexes of as many fresh phantoms ({COMPARED} by other numbers of evaluations)"
     record("images", f"{size}, beside {OTHERS} other people", figures)

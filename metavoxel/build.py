@@ -30,7 +30,7 @@ from metavoxel.nets.autoencoder import Autoencoder
 from metavoxel.noise import Noise
 from metavoxel.progress import one_bar, say
 from metavoxel.schema import Categorical, Continuous, Image, Observed, Ordinal, Schema, State, Times, Variable, full_level
-from metavoxel.surprise import Usual, features
+from metavoxel.surprise import usual
 from metavoxel.times import MixtureTimes, TimesRule
 from metavoxel.training import optimise
 from metavoxel.validation import CHUNK, believe, held_out_figures, recalibrate
@@ -297,8 +297,8 @@ def _usual(
         source = sources[image.name]
         rows = held_out[source.stack.present[held_out]][:MAX_USUAL]
         if len(rows):
-            parts = [features(denoiser, image, source.entries(part, None, place)) for part in rows.split(CHUNK)]
-            found[image.name] = Usual.of(torch.cat(parts)).to_dict()
+            parts = (source.entries(part, None, place) for part in rows.split(CHUNK))
+            found[image.name] = usual(denoiser, image, parts).to_dict()
     return found
 
 

@@ -81,3 +81,8 @@ def alpha(tau: Tensor) -> Tensor:
 def sigma(tau: Tensor) -> Tensor:
     """Standard deviation of the noise: sqrt(1 - e^(-tau))."""
     return torch.sqrt(-torch.expm1(-tau))
+
+
+def log_snr(tau: Tensor) -> Tensor:
+    """log(alpha / sigma) = -log(e^tau - 1) / 2."""
+    return -torch.log(torch.expm1(tau)) / 2

@@ -118,6 +118,20 @@ def weighed(clean: State, schema: Iterable[Variable], times: Times, x0: State, w
     return losses
 
 
+def taus_of(schema: Schema, times: Times) -> dict[str, Tensor]:
+    """Levels on the clock; what is known throughout is left out: it is neither noised nor judged."""
+    return {v.name: v.clock.tau(times[v.name]) for v in schema if times[v.name].any()}
+
+
+def noised(schema: Schema, x0: State, taus: Mapping[str, Tensor], noise: Noise) -> State:
+    """Clean values x0 as a denoiser is shown them at these levels (of `taus_of`); noise: see `joint_loss`."""
+    state, start = dict(x0), torch.zeros((), device=noise.index.device)
+    for name, tau in taus.items():
+        stream = noise.every(len(noise) // len(x0[name]))
+        state[name] = schema[name].process.forward(x0[name], start, tau, stream)
+    return state
+
+
 def joint_loss(
     denoiser: Learner, schema: Schema, x0: State, observed: Observed, times: Times, noise: Noise
 ) -> Loss:
@@ -127,19 +141,14 @@ def joint_loss(
     missing. Missing and known entries carry no loss. Scalars may hold several rows for each row of the images (rows of
     the images varying slowest): so many questions about one scan, for the price of one. noise: one draw a scalar's row.
     """
-    start = torch.zeros((), device=noise.index.device)
-    wanted = [v for v in schema if times[v.name].any()]  # what is known throughout is neither noised nor judged
-    taus = {v.name: v.clock.tau(times[v.name]) for v in wanted}
-    state, parts = dict(x0), dict.fromkeys(schema.names, start)
-    for v in wanted:
-        stream = noise.every(len(noise) // len(x0[v.name]))
-        state[v.name] = v.process.forward(x0[v.name], start, taus[v.name], stream)
-    losses = denoiser.judge(state, times, x0)
-    for v in wanted:
-        error = losses[v.name]
-        asked = (taus[v.name] > 0) & observed[v.name].reshape(-1, *(1,) * (taus[v.name].dim() - 1))
+    taus = taus_of(schema, times)
+    losses = denoiser.judge(noised(schema, x0, taus, noise), times, x0)
+    parts = dict.fromkeys(schema.names, torch.zeros((), device=noise.index.device))
+    for name, tau in taus.items():
+        error = losses[name]
+        asked = (tau > 0) & observed[name].reshape(-1, *(1,) * (tau.dim() - 1))
         asked = asked.expand_as(error).to(error.dtype)
-        parts[v.name] = (error * asked).sum() / asked.sum().clamp_min(1)
+        parts[name] = (error * asked).sum() / asked.sum().clamp_min(1)
     return Loss(torch.stack(list(parts.values())).sum(), parts)
 
 

@@ -130,11 +130,9 @@ def without(scan: Volume, mask: Volume) -> Volume:
         raise _nothing_left(mask.path)
     dark, brain = np.median(rest[rest <= rest.mean()]), np.median(rest[rest > rest.mean()])
     head = scan.array > dark + HEAD * (brain - dark)
-    filled, lost = scan.array.copy(), int((hidden & head).sum())
-    if not (head & ~hidden).any():
-        raise _nothing_left(mask.path)
-    ordinary = np.quantile(scan.array[head & ~hidden], (np.arange(lost) + 0.5) / max(1, lost))
-    filled[hidden & head] = np.random.default_rng(0).permutation(ordinary)
+    filled, lost = scan.array.copy(), hidden & head
+    shares = (np.arange(lost.sum()) + 0.5) / max(1, lost.sum())
+    filled[lost] = np.random.default_rng(0).permutation(np.quantile(scan.array[head & ~hidden], shares))
     return Volume(filled, scan.affine)
 
 

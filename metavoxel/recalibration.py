@@ -12,6 +12,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from metavoxel.clocks import log_snr
+
 VALUES, LEVELS = 64, 13
 """How many expected values, and levels even in log(alpha / sigma) within CLOSEST of 0, a shift is found for."""
 CLOSEST = 6.0
@@ -72,8 +74,7 @@ class Recalibration(nn.Module):
         per_entry = (1, -1, *(1,) * (expected.dim() - 2))
         low, high = (end.reshape(per_entry) for end in self.ends)
         value = ((expected - low) / (high - low).clamp_min(LEAST) * (VALUES - 1)).clamp(0, VALUES - 1)
-        ratio = -0.5 * torch.log(torch.expm1(tau))  # log(alpha / sigma)
-        level = ((ratio.clamp(-CLOSEST, CLOSEST) / CLOSEST + 1) / 2 * (LEVELS - 1)).clamp(0, LEVELS - 1)
+        level = (log_snr(tau).clamp(-CLOSEST, CLOSEST) / CLOSEST + 1) / 2 * (LEVELS - 1)
         some_known = (tau <= 0).flatten(1).any(1).long().reshape(-1, *(1,) * (tau.dim() - 1))
         channel = torch.arange(channels, device=expected.device).reshape(per_entry)
         value_below, level_below = value.floor().clamp_max(VALUES - 2), level.floor().clamp_max(LEVELS - 2)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from metavoxel.clocks import log_snr
+
 
 @dataclass(frozen=True)
 class Solver:
@@ -25,7 +27,7 @@ class Solver:
         if self.order == 1 or previous is None:
             return clean
         before, tau_before = previous
-        h, h_before = _log_snr(tau_s) - _log_snr(tau_t), _log_snr(tau_t) - _log_snr(tau_before)
+        h, h_before = log_snr(tau_s) - log_snr(tau_t), log_snr(tau_t) - log_snr(tau_before)
         ratio = h / (2 * h_before)
         return clean + torch.where(torch.isfinite(ratio), ratio, 0.0) * (clean - before)
 
@@ -33,8 +35,3 @@ class Solver:
 ANCESTRAL = Solver(order=1, eta=1.0)
 DDIM = Solver(order=1, eta=0.0)
 DPM2M = Solver(order=2, eta=0.0)
-
-
-def _log_snr(tau: Tensor) -> Tensor:
-    """log(alpha / sigma) = -log(e^tau - 1) / 2."""
-    return -torch.log(torch.expm1(tau)) / 2

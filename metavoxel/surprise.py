@@ -6,6 +6,7 @@ levels, from shapes down to texture. People the model never saw say what is usua
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -58,6 +59,11 @@ class Usual:
 
 LIMIT = math.sqrt(chi2.isf(TAIL, FEATURES) / FEATURES)
 """Above this surprise, a scan is warned about."""
+
+
+def usual(denoiser: LearnedDenoiser, image: Image, parts: Iterable[Tensor]) -> Usual:
+    """What is usual of an image, by people not trained on; parts: their entries (rows, channels, *grid), some at a time."""
+    return Usual.of(torch.cat([features(denoiser, image, part) for part in parts]))
 
 
 @torch.no_grad()

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from metavoxel.denoiser import JointDenoiser, LearnedDenoiser
-from metavoxel.diffusion import Given, joint_loss, laid_out
+from metavoxel.diffusion import Given, joint_loss, laid_out, noised, taus_of
 from metavoxel.noise import Noise
 from metavoxel.recalibration import even_tau
 from metavoxel.scalars import sureness
-from metavoxel.schema import Observed, Scalar, State, Times, Variable, full_level
+from metavoxel.schema import Observed, Scalar, State, Variable, full_level
 from metavoxel.times import MixtureTimes, TimesRule
 
 SEED = 9173
@@ -66,38 +66,24 @@ def recalibrate(denoiser: JointDenoiser, batch: Batch, rows: Tensor, times: Mixt
     for image in schema.images:
         law = denoiser.law(image.name)
         denoiser.recalibration(image.name).clear(torch.stack([law.low.flatten(1).amin(1), law.high.flatten(1).amax(1)]))
-    witness, asks = _Witness(denoiser), replace(times, read=0.0, tied=0.0, partial=0.5)
-    for visit in range(VISITS):
-        for part in rows[:MAX_WEIGHED].split(CHUNK):
-            x0, observed = batch(part)
+    asks = replace(times, read=0.0, tied=0.0, partial=0.5)
+    counts = {image.name: torch.zeros((), device=denoiser.device) for image in schema.images}
+    for part in rows[:MAX_WEIGHED].split(CHUNK):
+        x0, observed = batch(part)
+        for visit in range(VISITS):
             noise = Noise(SEED + visit, part.to(denoiser.device))
             levels = asks.draw(schema, observed, noise)
             for image in schema.images:
                 t = image.clock.t(even_tau(noise.uniform()))
                 levels[image.name] = torch.where(levels[image.name] > 0, full_level(image, t, len(noise), t.device), 0.0)
-            witness.there = observed
-            joint_loss(witness, schema, x0, observed, levels, noise)
-    for name, counts in witness.counts.items():
-        denoiser.recalibration(name).settle(counts)
-
-
-class _Witness:
-    """Takes down how far a denoiser's images are off; judges nothing."""
-
-    def __init__(self, denoiser: JointDenoiser) -> None:
-        self.denoiser = denoiser
-        self.there: Observed = {}
-        self.counts: dict[str, Tensor] = {}
-
-    def judge(self, state: State, times: Times, x0: State) -> State:
-        """All losses 0."""
-        clean = self.denoiser(state, times)
-        for image in self.denoiser.schema.images:
-            name, rows = image.name, self.there[image.name]
-            tau = image.clock.tau(times[name])[rows]
-            found = self.denoiser.recalibration(name).counts(clean[name][rows], tau, x0[name][rows])
-            self.counts[name] = self.counts.get(name, 0) + found
-        return {name: torch.zeros_like(level) for name, level in times.items()}
+            taus = taus_of(schema, levels)
+            expected = denoiser(noised(schema, x0, taus, noise), levels)
+            for name in counts.keys() & taus.keys():
+                there = observed[name]
+                found = denoiser.recalibration(name).counts(expected[name][there], taus[name][there], x0[name][there])
+                counts[name] = counts[name] + found
+    for name, sums in counts.items():
+        denoiser.recalibration(name).settle(sums)
 
 
 @torch.no_grad()

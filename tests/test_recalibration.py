@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import metavoxel as mv
+from metavoxel.clocks import alpha, log_snr, sigma
 from metavoxel.denoiser import JointDenoiser
 from metavoxel.recalibration import CLOSEST, Recalibration, even_tau
 
@@ -48,8 +49,7 @@ def test_a_shift_is_found_for_every_expectation_level_and_channel() -> None:
 
 def test_levels_are_met_evenly_and_one_for_a_whole_image_serves_it() -> None:
     tau = even_tau(torch.tensor([0.0, 0.5, 1.0]))
-    ratio = -0.5 * torch.log(torch.expm1(tau))
-    torch.testing.assert_close(ratio, torch.tensor([-CLOSEST, 0.0, CLOSEST]), atol=1e-3, rtol=0)
+    torch.testing.assert_close(log_snr(tau), torch.tensor([-CLOSEST, 0.0, CLOSEST]), atol=1e-3, rtol=0)
     recalibration = Recalibration(2)
     recalibration.clear(ENDS)
     recalibration.settle(recalibration.counts(*off(0.0, 1)))
@@ -97,7 +97,7 @@ def test_others_images_are_told_better_and_without_bias(model: mv.MetaVoxel) -> 
     t = torch.full((400,), 0.6)
     tau = image.clock.tau(t).reshape(-1, 1, 1, 1)
     noise = torch.randn(x0.shape, generator=torch.manual_seed(0))
-    noised = torch.exp(-tau / 2) * x0 + torch.sqrt(-torch.expm1(-tau)) * noise
+    noised = alpha(tau) * x0 + sigma(tau) * noise
     levels = {"scan": t.reshape(-1, 1, 1, 1).expand(-1, 1, 16, 16), "age": torch.zeros(400)}
 
     def asked() -> tuple[float, float]:
