@@ -18,6 +18,7 @@ from metavoxel.data.volume import read_volume
 from metavoxel.errors import MetavoxelError
 from metavoxel.files import write_error
 from metavoxel.schema import Image
+from metavoxel.threads import one_blas_thread
 
 WORKERS = 2
 Progress = Callable[[int, int], None]
@@ -26,7 +27,8 @@ Progress = Callable[[int, int], None]
 
 def load_scan(path: Path, image: Image) -> Conformed:
     """One scan on the model's grid."""
-    return conform(read_volume(path), grid_of(image, path))
+    with one_blas_thread():
+        return conform(read_volume(path), grid_of(image, path))
 
 
 def grid_of(image: Image, path: Path) -> Grid:

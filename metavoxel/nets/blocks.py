@@ -10,11 +10,22 @@ from torch import Tensor, nn
 FREQUENCIES = 8
 
 
+class Conv3d(nn.Conv3d):
+    """PyTorch's, which leaves oneDNN aside where a batch holds one item: on a CPU that takes three to ten times as long."""
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        single = len(input) == 1 and input.device.type == "cpu" and input.dtype is weight.dtype is torch.float32
+        if single and torch.backends.mkldnn.is_available():
+            padding = tuple(int(side) for side in self.padding)
+            return torch.mkldnn_convolution(input, weight, bias, padding, self.stride, self.dilation, self.groups)
+        return super()._conv_forward(input, weight, bias)
+
+
 def conv(dims: int, inside: int, outside: int, kernel: int = 3) -> nn.Module:
     """A convolution over `dims` axes that keeps the grid."""
     if dims == 2:
         return nn.Conv2d(inside, outside, kernel, padding=kernel // 2)
-    layer = nn.Conv3d(inside, outside, kernel, padding=kernel // 2)
+    layer = Conv3d(inside, outside, kernel, padding=kernel // 2)
     # an entry's channels side by side in memory: on a CPU a training step of `tiny` takes a fifth less
     layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last_3d)
     return layer
