@@ -100,8 +100,8 @@ def real(work: Path, prepared: Path, only: str, by_site: bool) -> None:
         if not (model / "model.safetensors").exists():
             metavoxel("train", table, "-o", model, "--config", config, "--init", "phantom", "--variables", "T1w,age,sex",
                       "--split", split, "--fold", fold, "--cache", work / "cache", *again(model))  # fmt: skip
-        baselines(table, work / f"{name}-baselines-{fold}", only, "--split", split, "--fold", fold, "--cache",
-                  work / "cache", "--variables", "T1w,age,sex")  # fmt: skip
+        baselines(table, work / f"{name}-baselines-{fold}", only, "--config", config, "--split", split, "--fold", fold,
+                  "--cache", work / "cache", "--variables", "T1w,age,sex")  # fmt: skip
     start = time.monotonic()
     metavoxel("evaluate", f"{work}/{name}-{{fold}}", table, "-o", work / f"report-{name}", "--split", split, "--baselines",
               f"{work}/{name}-baselines-{{fold}}", "--licence", "CC0 (ds002748), CC BY-SA 3.0 (IXI)")  # fmt: skip
