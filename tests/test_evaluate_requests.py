@@ -9,6 +9,7 @@ from scipy import stats
 from metavoxel.data import phantom
 from metavoxel.data.phantom_render import render
 from metavoxel.errors import MetavoxelError
+from metavoxel.evaluate.matching import curves
 from metavoxel.evaluate.requests import Predictor, agreement, compare_curves, linear_fit, match, train_on_drawn
 
 
@@ -39,6 +40,16 @@ def test_curves_are_those_of_the_law() -> None:
     assert same["wasserstein_F"] < 3 * same["chance_F"] and abs(same["slope_drawn"] - 0.02) < 4 * same["se_drawn"]
     gaps = pd.concat([drawn, drawn.head(9).assign(ventricles_ml=np.nan), drawn.head(9).assign(sex=None)])
     assert compare_curves(gaps, real, ["ventricles_ml"]).iloc[0]["slope_drawn"] == pytest.approx(row["slope_drawn"])
+
+
+def test_slopes_have_a_ratio_only_where_real_volumes_change_with_age() -> None:
+    def volumes(slope: float, seed: int) -> pd.DataFrame:
+        changing, constant = world(400, slope, 0.3, seed), world(400, 0, 0.3, seed)["ventricles_ml"]
+        return changing.assign(brain_ml=constant, grey_ml=constant, white_ml=constant)
+
+    found = {figure.metric: figure.value for figure in curves("T1w", volumes(0.01, 1), volumes(0.02, 2), 0)}
+    assert found["ventricles_ml: slope_ratio"] == pytest.approx(0.5, abs=0.1)
+    assert "brain_ml: slope_ratio" not in found and "brain_ml: spread_ratio" in found
 
 
 def test_agreement_is_what_its_names_say() -> None:

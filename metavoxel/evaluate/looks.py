@@ -1,6 +1,7 @@
 """Do drawn scans look like real ones, and are they copies of the training people's? Every figure stands beside what real
 scans of other people score."""
 
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,8 @@ from metavoxel.pictures import mosaic
 SECTION, COPIES = "images", "copies"
 REAL = "real scans"
 """Who is told as the floor: real scans of other people in the generated ones' place."""
-SHOWN = 4
+SHOWN, CAPTION = 4, 42
+"""Pairs in a picture, and letters in a line over a tile."""
 SHOWN_FIGURES = ("fid", "kid", "mmd", "precision", "recall", "density", "coverage", "wasserstein", "ms_ssim")
 LEAST_P = 0.01
 
@@ -108,8 +110,8 @@ def images_section(findings: Findings, gallery: Gallery, spaces: Sequence[str], 
                 values = (f"{cell.value:.3g}" if cell else "" for cell in cells)
                 rows.append((f"{space}: {metric.replace('_', '-')}", *values))
     pairs = [scan for pair in zip(gallery.made[:SHOWN], gallery.real[:SHOWN]) for scan in pair]
-    said = [_in_words(row, names) for row in gallery.made_rows[:SHOWN].to_dict("records")]
-    captions = [words for caption in said for words in (f"drawn: {caption}", "the person who is so")]
+    asked = [f"drawn: {_in_words(row, names)}" for row in gallery.made_rows[:SHOWN].to_dict("records")]
+    captions = [words for caption in asked for words in (textwrap.fill(caption, CAPTION), "the person who is so")]
     png = mosaic(np.stack(pairs).astype(np.float32), captions, gallery.spacing, columns=2, window=(0, 1))
     recall = findings.value(SECTION, gallery.name, f"{spaces[0]}: coverage")
     floor = findings.value(SECTION, gallery.name, f"{spaces[0]}: coverage", who=REAL)
@@ -143,8 +145,9 @@ def copies_section(gallery: Gallery, found: Mapping[str, Audit]) -> Section:
     header = ("by", "distance ratio", "nearer to training", "p", "authentic", "membership AUC", "near copies")
     verdict = "Drawn scans are nearer to training people than chance allows" if worst < LEAST_P else (
         "Nothing says that drawn scans copy training people")  # fmt: skip
+    counted = f"{near} near {'copy was' if near == 1 else 'copies were'} found"
     return Section(
-        f"Are drawn {gallery.name} scans copies?", f"{verdict}; {near} near copies were found.", _near(gallery, found),
+        f"Are drawn {gallery.name} scans copies?", f"{verdict}; {counted}.", _near(gallery, found),
         Table(header, rows), columns=1,
         note="In brackets: what is expected if training made no difference, or what people held out score in the drawn "
         f"scans' place. A near copy is nearer than {next(iter(found.values())).threshold.basis}. Membership AUC: how well "

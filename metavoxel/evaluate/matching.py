@@ -30,7 +30,8 @@ def curves(image: str, drawn: pd.DataFrame, real: pd.DataFrame, seed: int) -> It
     """metric "brain_ml: slope_ratio" and so on, see `requests.compare_curves`; drawn, real: volumes with age and sex."""
     group = "sex" if "sex" in drawn else None
     for row in compare_curves(drawn, real, CURVES, group, seed).to_dict("records"):
-        for metric in ("slope_ratio", "spread_ratio"):
+        changes = abs(row["slope_real"]) > 2 * row["se_real"]  # what does not change with age has no ratio of slopes
+        for metric in ("slope_ratio", "spread_ratio") if changes else ("spread_ratio",):
             yield Figure(SECTION, image, f"{row['volume']}: {metric}", float(row[metric]), n=int(row["n_drawn"]))
 
 
@@ -59,5 +60,6 @@ def matching_section(findings: Findings, image: str, tables: tuple[pd.DataFrame,
         f"Do drawn {image} scans show what was asked for?", f"{'; '.join(said) or 'See the table'}.", panels,
         Table(("figure", "drawn scans", "real scans"), rows),
         note="Read by ridge and logistic regression on the principal components of real training scans. Trained on drawn: "
-        "predictors of drawn scans, asked about real people. Ratios of slopes and spreads: 1 is right.",
+        "predictors of drawn scans, asked about real people. Ratios of slopes and spreads: 1 is right. Where real "
+        "volumes change with age by less than two standard errors, slopes have no ratio.",
     )  # fmt: skip
