@@ -31,8 +31,11 @@ class Drawn:
 
 
 @torch.no_grad()
-def draw_scans(model: MetaVoxel, cohort: Cohort, folder: Path, n: int, seed: int, progress: Progress) -> Drawn:
-    """A scan of every image for each of the first n rows, given its known facts."""
+def draw_scans(
+    model: MetaVoxel, cohort: Cohort, folder: Path, n: int, seed: int, progress: Progress, first_row: int = 0
+) -> Drawn:
+    """A scan of every image for each of the first n rows, given its known facts. first_row: of more than one cohort's rows,
+    where these begin, so that no two begin from the same noise."""
     make_folder(folder)
     n = min(n, len(cohort))
     images = model.schema.images
@@ -46,7 +49,7 @@ def draw_scans(model: MetaVoxel, cohort: Cohort, folder: Path, n: int, seed: int
             names = [image.name for image in images]
             draws = 1 if given else rows.stop - rows.start  # of a model without facts: as many of its one law
             found = sample(model.denoiser, model.schema, given, names, draws, images_plan(IMAGE_STEPS), DPM2M, seed,
-                           first_row=rows.start)  # fmt: skip
+                           first_row=first_row + rows.start)  # fmt: skip
             brains = {image.name: model.codecs[image.name].decode(found[image.name].reshape(-1, *image.entry_shape))
                       for image in images}  # fmt: skip
             with atomic_write(part, "wb") as file:

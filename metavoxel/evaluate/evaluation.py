@@ -37,6 +37,18 @@ class Options:
 
 
 @dataclass(frozen=True)
+class Fold:
+    """One model, the people that it is asked about, the folder of its baselines, and what tells it from other folds in
+    words and in the names of folders: nothing where there is one model."""
+
+    model: MetaVoxel
+    cohort: Cohort
+    baselines: Path | None
+    words: str
+    suffix: str
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What is evaluated, and everything that has been found out on the way.
 
@@ -59,15 +71,22 @@ class Evaluation:
         """The only one, or the first fold's, which knows the same variables as the others."""
         return self.models[0]
 
+    @property
+    def folds(self) -> list[Fold]:
+        """Each model with the people that it is asked about."""
+        each = enumerate(zip(self.models, self.cohorts, self.baselines), start=1)
+        if len(self.models) == 1:
+            return [Fold(*parts, "", "") for _, parts in each]
+        return [Fold(*parts, f", fold {number}", f"-{number}") for number, parts in each]
+
     @cached_property
     def answers(self) -> list[Answers]:
         """Of each model about its people."""
         found = []
-        for number, (model, cohort) in enumerate(zip(self.models, self.cohorts), start=1):
-            one = len(self.models) == 1
-            with one_bar("asking" if one else f"asking, fold {number}", self.quiet) as report:
-                folder = self.work / ("answers" if one else f"answers-{number}")
-                found.append(ask(model, cohort, folder, self.options.seed, report))
+        for fold in self.folds:
+            with one_bar(f"asking{fold.words}", self.quiet) as report:
+                folder = self.work / f"answers{fold.suffix}"
+                found.append(ask(fold.model, fold.cohort, folder, self.options.seed, report))
         return found
 
     @cached_property

@@ -44,7 +44,7 @@ def evaluate(
     """Evaluates a model on a cohort and writes OUT/report.html, metrics.json, model_card.md and .json.
 
     A model "runs/fold-{fold}" stands for one a fold of the split: each is asked about the fold that it was trained without,
-    and all answers are judged together, without drawn scans and without a card.
+    and all answers and drawn scans are judged together, without a look for copies and without a card.
 
     Raises MetavoxelError where somebody is in training and in the test, naming them; where a variable is missing; where OUT
     holds something else.
@@ -123,7 +123,7 @@ def _left_out(run: Evaluation) -> None:
     if run.options.baselines is None:
         lacking.append("Baselines: none were given; train them with metavoxel baselines and add --baselines.")
     if len(run.models) > 1:
-        lacking.append("Drawn scans, copies, a model card: of several models; evaluate one of them with --fold.")
+        lacking.append("Copies, a model card: of several models; evaluate one of them with --fold.")
     elif run.training is None:
         lacking.append("Copies of training scans: the training cohort is not known; add --split or --training.")
 

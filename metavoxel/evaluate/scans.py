@@ -1,21 +1,22 @@
 """Drawn scans and real ones, brought together on one grid and looked at through several kinds of features."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
 import pandas as pd
 
 from metavoxel.data.cohort import Cohort
+from metavoxel.errors import MetavoxelError
 from metavoxel.evaluate.anatomy import Ruler
-from metavoxel.evaluate.drawing import Drawn, draw_scans
+from metavoxel.evaluate.drawing import draw_scans
 from metavoxel.evaluate.evaluation import Evaluation
 from metavoxel.evaluate.features import medicalnet, radimagenet, trained
 from metavoxel.evaluate.looks import Gallery, See, as_voxels, copies, copies_section, copy_figures, images, images_section
 from metavoxel.evaluate.matching import curves, matches, matching_section
 from metavoxel.files import checksum
 from metavoxel.loading import load_images
-from metavoxel.model import load
+from metavoxel.model import MetaVoxel, load
 from metavoxel.page import Section
 from metavoxel.progress import one_bar
 from metavoxel.schema import Image
@@ -36,20 +37,20 @@ def image_sections(run: Evaluation, spaces: Mapping[str, Spaces]) -> Iterator[Se
     if not model.denoiser.coverage.separate:
         found.left_out.append("Drawn scans: a model of one shared time draws them only by the paper's long way.")
         return
-    with one_bar("drawing", run.quiet) as report:
-        drawn = draw_scans(model, run.cohort, run.work / "drawn", run.options.scans, seed, report)
+    drawn, rows = _draw(run, [fold.model for fold in run.folds], "drawn", "")
     for image in model.schema.images:
-        gallery = _gallery(run, image, drawn)
+        gallery = _gallery(run, image, drawn[image.name], rows)
         if not gallery.enough:
             found.left_out.append(f"Looks of {image.name}: too few scans to compare.")
             continue
         own = spaces[image.name]
-        found.add(images(gallery, own, seed, _beside(run, image, drawn.n)))
+        found.add(images(gallery, own, seed, _beside(run, image)))
         yield images_section(found, gallery, list(own), [v.name for v in model.schema.scalars])
         if audits := copies(gallery, own, seed):
             found.add(copy_figures(image.name, audits))
             yield copies_section(gallery, audits)
-            yield _matching(run, image, gallery)
+        if section := _matching(run, image, gallery):
+            yield section
 
 
 def scans_of(run: Evaluation, cohort: Cohort, image: Image) -> tuple[np.ndarray, pd.DataFrame]:
@@ -61,38 +62,57 @@ def scans_of(run: Evaluation, cohort: Cohort, image: Image) -> tuple[np.ndarray,
     return voxels, cohort.table.iloc[rows].reset_index(drop=True)
 
 
-def _matching(run: Evaluation, image: Image, gallery: Gallery) -> Section:
-    """What was asked for against what is seen, where training people are known."""
-    assert gallery.training is not None and gallery.training_rows is not None
-    names = [v.name for v in run.model.schema.scalars if v.name in gallery.training_rows]
+def _draw(
+    run: Evaluation, models: Sequence[MetaVoxel], folder: str, whose: str
+) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
+    """Of every image a scan (n, *shape) for the first people of every fold, by its model, and these people's rows."""
+    parts, rows, first = [], [], 0
+    for model, fold in zip(models, run.folds):
+        n = -(-run.options.scans * len(fold.cohort) // len(run.cohort))
+        with one_bar(f"drawing{whose}{fold.words}", run.quiet) as report:
+            own = run.work / f"{folder}{fold.suffix}"
+            parts.append(draw_scans(model, fold.cohort, own, n, run.options.seed, report, first))
+        rows.append(fold.cohort.table.iloc[: parts[-1].n])
+        first += len(fold.cohort)
+    names = [image.name for image in models[0].schema.images]
+    scans = {name: [part.scans(name) for part in parts] for name in names}
+    joined = {name: each[0] if len(each) == 1 else np.concatenate(each) for name, each in scans.items()}
+    return joined, pd.concat(rows, ignore_index=True)
+
+
+def _matching(run: Evaluation, image: Image, gallery: Gallery) -> Section | None:
+    """What was asked for against what is seen: by predictors where training people are known, and by volumes over age."""
+    names = [v.name for v in run.model.schema.scalars if v.name in gallery.real_rows]
     drawn, real = (gallery.made, gallery.made_rows[names]), (gallery.real, gallery.real_rows[names])
-    found = run.findings
-    found.add(matches(image.name, names, drawn, real, (gallery.training, gallery.training_rows[names])))
-    tables = None
+    found, tables = run.findings, None
+    if gallery.training is not None and gallery.training_rows is not None:
+        told = [name for name in names if name in gallery.training_rows]
+        found.add(matches(image.name, told, drawn, real, (gallery.training, gallery.training_rows[told])))
     if "age" in names and image.name in run.rulers:
         measure = run.rulers[image.name]
         made, seen = (pd.concat([measure(scans), rows], axis=1) for scans, rows in (drawn, real))
-        tables = made, seen
-        found.add(curves(image.name, made, seen, run.options.seed))
-    return matching_section(found, image.name, tables)
+        try:
+            found.add(curves(image.name, made, seen, run.options.seed))
+            tables = made, seen
+        except MetavoxelError as error:  # too few for a line: nothing is wrong with the rest
+            found.left_out.append(f"Volumes of {image.name} over age: {error}.")
+    return matching_section(found, image.name, tables) if tables or gallery.training is not None else None
 
 
-def _beside(run: Evaluation, image: Image, n: int) -> dict[str, np.ndarray]:
-    """Scans (n, *shape) that a model of images alone draws, if it was trained beside the baselines on the same grid."""
-    folder = run.options.baselines and run.options.baselines / IMAGE_ONLY
-    if not folder or not (folder / "model.safetensors").is_file():
+def _beside(run: Evaluation, image: Image) -> dict[str, np.ndarray]:
+    """Scans (n, *shape) that models of images alone draw, if they were trained beside the baselines on the same grid."""
+    folders = [fold.baselines / IMAGE_ONLY for fold in run.folds if fold.baselines is not None]
+    if not folders or not all((folder / "model.safetensors").is_file() for folder in folders):
         return {}
-    other = load(folder)
-    if image.name not in other.schema.names or other.schema.image(image.name).shape != image.shape:
+    others = [load(folder) for folder in folders]
+    if any(image.name not in o.schema.names or o.schema.image(image.name).shape != image.shape for o in others):
         run.findings.left_out.append(f"Looks of {image.name} beside the image-only baseline: its grid is another one.")
         return {}
-    kept = run.work / f"drawn-image-only-{checksum(folder / 'model.safetensors')[:8]}"
-    with one_bar("drawing, image-only", run.quiet) as report:
-        drawn = draw_scans(other, run.cohort, kept, n, run.options.seed, report)
-    return {"image-only": drawn.scans(image.name)}
+    weights = checksum(folders[0] / "model.safetensors")[:8]
+    return {"image-only": _draw(run, others, f"drawn-image-only-{weights}", ", image-only")[0][image.name]}
 
 
-def _gallery(run: Evaluation, image: Image, drawn: Drawn) -> Gallery:
+def _gallery(run: Evaluation, image: Image, made: np.ndarray, made_rows: pd.DataFrame) -> Gallery:
     real, rows = scans_of(run, run.cohort, image)
     training, learned = (None, None) if run.training is None else scans_of(run, run.training, image)
     if training is not None and learned is not None and run.training is not None:
@@ -103,13 +123,12 @@ def _gallery(run: Evaluation, image: Image, drawn: Drawn) -> Gallery:
             training, learned = training[some], learned.iloc[some].reset_index(drop=True)
         if run.training.root != run.cohort.root:  # sub-01 of two studies are two people
             learned = learned.assign(participant_id=f"{run.training.root.name}/" + learned["participant_id"])
-    made = run.cohort.table.iloc[: drawn.n].reset_index(drop=True)
-    return Gallery(image.name, image.spacing, drawn.scans(image.name), made, real, rows, training, learned)
+    return Gallery(image.name, image.spacing, made, made_rows, real, rows, training, learned)
 
 
 def spaces_of(run: Evaluation) -> dict[str, Spaces]:
-    """What each image's scans are compared by; nothing where none are drawn, as for the models of several folds."""
-    images = run.model.schema.images if run.options.scans and len(run.models) == 1 else ()
+    """What each image's scans are compared by; nothing where none are drawn."""
+    images = run.model.schema.images if run.options.scans else ()
     return {image.name: _spaces(run, image) for image in images}
 
 
@@ -119,14 +138,21 @@ def _spaces(run: Evaluation, image: Image) -> Spaces:
     if image.name in run.rulers:
         spaces["anatomy"] = partial(_anatomy, run.rulers[image.name])
     options = run.options
-    network = options.baselines / DENSENET if options.baselines is not None else None
-    if network is not None and network.is_file():
-        spaces["densenet"] = trained(network).features
+    networks = [fold.baselines / DENSENET for fold in run.folds if fold.baselines is not None]
+    if networks and all(network.is_file() for network in networks):
+        spaces["densenet"] = partial(_by_each, [trained(network).features for network in networks])
     if options.radimagenet is not None:
         spaces["radimagenet"] = radimagenet(options.radimagenet).features
     if options.medicalnet is not None:
         spaces["medicalnet"] = medicalnet(options.medicalnet).features
     return spaces
+
+
+def _by_each(networks: Sequence[See], scans: np.ndarray) -> dict[str, np.ndarray]:
+    """Features by every fold's network: as with planes, figures are means over them."""
+    if len(networks) == 1:
+        return dict(networks[0](scans))
+    return {f"fold {number}": x for number, see in enumerate(networks, start=1) for x in see(scans).values()}
 
 
 def _anatomy(measure: Ruler, scans: np.ndarray) -> dict[str, np.ndarray]:
