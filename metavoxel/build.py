@@ -345,17 +345,14 @@ def _encode_all(
         return np.load(file, mmap_mode="r")
     s = config.autoencoder
     shape = (variants, len(stack), s.latent_channels, *s.latent_grid(codec.image.shape))
-    temporary = file.with_suffix(".part") if file else None
-    latents = large_array(temporary, shape) if temporary else np.zeros(shape, np.float16)
-    for part in track(torch.arange(len(stack)).split(CHUNK), f"encoding {codec.image.name}", disable=quiet):
-        for variant in range(variants):
-            voxels = stack.rows(part).to(place)
-            if variant:
-                noise = Noise(config.seed + variant, part.to(place))
-                voxels = augment(voxels[:, None], noise)[:, 0]
-            latents[variant, part.numpy()] = codec.raw(voxels).cpu().numpy()
-    if temporary and file:
-        temporary.replace(file)
+    with nullcontext(np.zeros(shape, np.float16)) if file is None else large_array(file, shape) as latents:
+        for part in track(torch.arange(len(stack)).split(CHUNK), f"encoding {codec.image.name}", disable=quiet):
+            for variant in range(variants):
+                voxels = stack.rows(part).to(place)
+                if variant:
+                    noise = Noise(config.seed + variant, part.to(place))
+                    voxels = augment(voxels[:, None], noise)[:, 0]
+                latents[variant, part.numpy()] = codec.raw(voxels).cpu().numpy()
     return latents
 
 

@@ -3,8 +3,9 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from metavoxel.data.cohort import Cohort
 from metavoxel.data.conform import Conformed, Grid, conform
 from metavoxel.data.volume import read_volume
 from metavoxel.errors import MetavoxelError
-from metavoxel.files import write_error
+from metavoxel.files import make_folder, temporary_beside, write_error
 from metavoxel.schema import Image
 from metavoxel.threads import one_blas_thread
 
@@ -71,39 +72,36 @@ def load_images(cohort: Cohort, image: Image, cache: Path, progress: Progress = 
     return ImageStack(np.load(file, mmap_mode="r"), present, key)
 
 
-def large_array(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    """A new float16 array on disk, mapped into memory: what is assigned to it is written there.
+@contextmanager
+def large_array(path: Path, shape: tuple[int, ...]) -> Iterator[np.memmap]:
+    """A new float16 array on disk, mapped into memory: what is assigned to it is written there. It becomes the file `path`
+    only if the block ends well; processes that make the same file do not disturb each other.
 
     All its space is taken at once: where a mapped file outgrows the disk later, the system ends the process without a word.
     Raises MetavoxelError when there is not enough.
     """
+    temporary = temporary_beside(path)
     try:
-        array = np.lib.format.open_memmap(path, "w+", np.float16, shape)
+        array = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
         if hasattr(os, "posix_fallocate"):  # not on macOS
-            with path.open("r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            with temporary.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
+        yield array
+        array.flush()
+        temporary.replace(path)
     except OSError as error:
-        path.unlink(missing_ok=True)
         raise write_error(path, error) from error
-    return array
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _fill(file: Path, paths: list[Path | None], image: Image, progress: Progress) -> None:
-    temporary = file.with_suffix(".part")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        stack = large_array(temporary, (len(paths), *image.shape))
-        with ThreadPoolExecutor(WORKERS) as pool:
-            arrays = pool.map(lambda path: None if path is None else load_scan(path, image).array, paths)
-            for row, array in enumerate(arrays):
-                stack[row] = 0 if array is None else array
-                progress(row + 1, len(paths))
-        stack.flush()
-        temporary.replace(file)
-    except OSError as error:
-        raise MetavoxelError(f"{file}: could not be written ({error}); free space or give another --cache") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    make_folder(file.parent)
+    with large_array(file, (len(paths), *image.shape)) as stack, ThreadPoolExecutor(WORKERS) as pool:
+        arrays = pool.map(lambda path: None if path is None else load_scan(path, image).array, paths)
+        for row, array in enumerate(arrays):
+            stack[row] = 0 if array is None else array
+            progress(row + 1, len(paths))
 
 
 def _triple(values: tuple[Any, ...]) -> tuple[Any, Any, Any]:
