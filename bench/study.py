@@ -84,7 +84,7 @@ def diagnosis(work: Path, only: str) -> None:
     baselines(people, work / "baselines", only, "--config", config, "--split", split, "--want", "age,sex,diagnosis")
     start = time.monotonic()
     metavoxel("evaluate", model, people, "-o", work / "report", "--split", split, "--baselines", work / "baselines",
-              "--licence", "none needed: drawn by metavoxel phantom")  # fmt: skip
+              "--scans", 500, "--licence", "none needed: drawn by metavoxel phantom")  # fmt: skip
     published("diagnosis", work / "report", start, 500)
 
 

@@ -11,6 +11,7 @@ from metavoxel.evaluate.requests import Sample, compare_curves, linear_fit, matc
 from metavoxel.page import Picture, Section, Table
 
 SECTION = "requests"
+SD_95 = 1.96
 CURVES = ("brain_ml", "ventricles_ml", "grey_ml", "white_ml")
 
 
@@ -30,9 +31,11 @@ def curves(image: str, drawn: pd.DataFrame, real: pd.DataFrame, seed: int) -> It
     """metric "brain_ml: slope_ratio" and so on, see `requests.compare_curves`; drawn, real: volumes with age and sex."""
     group = "sex" if "sex" in drawn else None
     for row in compare_curves(drawn, real, CURVES, group, seed).to_dict("records"):
-        changes = abs(row["slope_real"]) > 2 * row["se_real"]  # what does not change with age has no ratio of slopes
-        for metric in ("slope_ratio", "spread_ratio") if changes else ("spread_ratio",):
-            yield Figure(SECTION, image, f"{row['volume']}: {metric}", float(row[metric]), n=int(row["n_drawn"]))
+        name, n = row["volume"], int(row["n_drawn"])
+        if abs(row["slope_real"]) > 2 * row["se_real"]:  # what does not change with age has no ratio of slopes
+            value, chance = float(row["slope_ratio"]), SD_95 * float(row["se_ratio"])
+            yield Figure(SECTION, image, f"{name}: slope_ratio", value, low=value - chance, high=value + chance, n=n)
+        yield Figure(SECTION, image, f"{name}: spread_ratio", float(row["spread_ratio"]), n=n)
 
 
 def matching_section(findings: Findings, image: str, tables: tuple[pd.DataFrame, pd.DataFrame] | None) -> Section:
@@ -43,7 +46,9 @@ def matching_section(findings: Findings, image: str, tables: tuple[pd.DataFrame,
         if figure.who != OURS:
             continue
         floor = findings.value(SECTION, image, figure.metric, who=REAL)
-        rows.append((figure.metric.replace("_", " "), f"{figure.value:.3g}", f"{floor.value:.3g}" if floor else ""))
+        interval = "" if figure.low is None else f" [{figure.low:.2g}, {figure.high:.2g}]"
+        words = figure.metric.replace("_", " ")
+        rows.append((words, f"{figure.value:.3g}{interval}", f"{floor.value:.3g}" if floor else ""))
         if floor is not None and figure.metric.endswith((": mae", ": accuracy")):
             name = figure.metric.split(":")[0]
             pair = [f"{x:.0%} right" if figure.metric.endswith("accuracy") else f"{x:.3g} off"

@@ -121,7 +121,7 @@ def compare_curves(
     """Volumes over age, of drawn scans against real ones: a row a volume.
 
     drawn, real: columns age, `group` and `volumes` (positive; rows with gaps are left out). The line is least squares of
-    log volume on age and group. slope_drawn, slope_real, their standard errors (se_...), slope_ratio; spread_ratio: of the
+    log volume on age and group. slope_drawn, slope_real, slope_ratio, their standard errors (se_...); spread_ratio: of the
     sds about the line; for each level of `group`, wasserstein_LEVEL: distance between the volumes in sds of the real ones,
     and chance_LEVEL: its mean when drawn and real are shuffled, the floor.
     """
@@ -135,10 +135,11 @@ def compare_curves(
     for name in volumes:
         tables = [table[(table[name] > 0) & table[wanted].notna().all(axis=1)] for table in (drawn, real)]
         (slope, error, spread), (true_slope, true_error, true_spread) = (_line(t, name, group, levels) for t in tables)
+        ratio = slope / true_slope
         row = {
             "volume": name, "n_drawn": len(tables[0]), "n_real": len(tables[1]), "slope_drawn": slope, "se_drawn": error,
-            "slope_real": true_slope, "se_real": true_error, "slope_ratio": slope / true_slope,
-            "spread_ratio": spread / true_spread,
+            "slope_real": true_slope, "se_real": true_error, "slope_ratio": ratio,
+            "se_ratio": float(np.hypot(error, ratio * true_error) / abs(true_slope)), "spread_ratio": spread / true_spread,
         }  # fmt: skip
         for level in levels:
             made, found = (t.loc[t[group] == level, name].to_numpy(float) for t in tables)
