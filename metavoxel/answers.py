@@ -93,7 +93,7 @@ def tabulate(
     drawn: dict[str, np.ndarray] = {}
     if numbers and draws:
         state = draw_facts(reader, schema, known, want, draws, seed, first_row=batch.first)
-        drawn = {name: schema[name].decode(state[name]) for name in numbers}  # type: ignore[union-attr]
+        drawn = {name: schema[name].drawn(state[name]) for name in numbers}  # type: ignore[union-attr]
     answer: dict[str, object] = {}
     for name in want:
         variable = schema.scalar(name)

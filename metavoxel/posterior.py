@@ -126,7 +126,7 @@ class Posterior:
             if isinstance(variable, Image):
                 values[name] = self.codecs[name].decode(x[0]).cpu().numpy()
             else:
-                values[name] = variable.decode(x[0])
+                values[name] = variable.drawn(x[0])
         return values
 
     def _affine(self, want: Sequence[str]) -> np.ndarray | None:

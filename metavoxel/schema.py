@@ -43,6 +43,8 @@ Observed = dict[str, Tensor]
 """Variable name -> (n,) bool, False where the table's cell or the scan is missing."""
 
 CLOCK = Cosine()
+STEPS = (1.0, 0.5)
+"""In which scores are counted."""
 
 
 class _Scalar:
@@ -67,6 +69,8 @@ class Continuous(_Scalar):
     """Lowest and highest value in training."""
     law: Law = Law()
     """Of the scores in training."""
+    step: float | None = None
+    """Draws are multiples of it, as the values in training are; 0: any number. Found by `fit` unless it is given."""
     clock: Clock = CLOCK
     kind: Literal["continuous"] = "continuous"
 
@@ -82,13 +86,16 @@ class Continuous(_Scalar):
         values = self.known(column)
         if len(values) == 0:
             raise MetavoxelError(f"variable {self.name!r} has no value in any training row; drop it from the schema")
-        return replace(self, scale=FITS[self.scaling](values)).among(values)
+        fitted = replace(self, scale=FITS[self.scaling](values)).among(values)
+        return fitted if self.step is None else replace(fitted, step=self.step)
 
     def among(self, values: Array) -> "Continuous":
         """The same scaling, for people with these values (n,) in `unit`."""
         if self.scale is None or len(values) == 0:
             return self
-        return replace(self, span=(float(values.min()), float(values.max())), law=Law.of(self.scale.encode(values)))
+        span, law = (float(values.min()), float(values.max())), Law.of(self.scale.encode(values))
+        step = next((step for step in STEPS if (values % step == 0).all()), 0.0)
+        return replace(self, span=span, law=law, step=step)
 
     def refuse_beyond(self, value: float) -> None:
         """Raises MetavoxelError for a value more than a quarter of the training rows' span away from them."""
@@ -112,6 +119,11 @@ class Continuous(_Scalar):
         if self.scale is None:
             raise self.unfitted()
         return self.scale.decode(scores.detach().cpu().double().numpy())
+
+    def drawn(self, scores: Tensor) -> Array:
+        """The same of draws, which are recorded as finely as the values in training: a score of 28, not of 27.83."""
+        values = self.decode(scores)
+        return np.rint(values / self.step) * self.step if self.step else values
 
     def known(self, column: Sequence[object] | pd.Series) -> Array:
         """The values that are not missing."""
@@ -190,6 +202,8 @@ class Categorical(_Scalar):
     def decode(self, codes: Tensor) -> np.ndarray:
         """Indices of any shape -> level names."""
         return np.array(self.levels, dtype=object)[codes.cpu().numpy()]
+
+    drawn = decode
 
 
 @dataclass(frozen=True, config=STRICT)

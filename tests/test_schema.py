@@ -139,6 +139,19 @@ def test_unfitted_variables_refuse_use() -> None:
         _ = SCHEMA["T1w"].entry_shape
 
 
+def test_draws_are_recorded_as_finely_as_the_values_in_training() -> None:
+    scores = torch.linspace(-3, 3, 50)
+    for values, step in (([28.0, 30, 21], 1.0), ([0.5, 4, 11], 0.5), ([61.2, 70, 43], 0.0)):
+        score = Continuous("score").fit(pd.Series([*values, None]))
+        assert score.step == step
+        exact, drawn = score.decode(scores), score.drawn(scores)
+        assert np.abs(drawn - exact).max() <= step / 2 + 1e-9 and (not step or (drawn % step == 0).all())
+    whole = Continuous("score").fit(pd.Series([28, 30, 21]))
+    assert whole.among(np.array([61.2])).step == 0  # people whose values are finer
+    assert Continuous("score", step=0.0).fit(pd.Series([28, 30])).step == 0  # who edits the schema has the last word
+    assert FITTED["sex"].drawn(torch.tensor([1, 0])).tolist() == ["M", "F"]
+
+
 def test_levels_keep_their_order_and_read_numbers_as_names() -> None:
     cdr = FITTED["cdr"]
     assert isinstance(cdr, Ordinal)

@@ -161,7 +161,7 @@ def paper_draws(
         if any(image.name in alike for image in model.schema.images):
             drawn = draw_facts(model.denoiser, model.schema, alike, want, PAPER_DRAWS, seed, steps=steps,
                                first_row=first + int(own[0]))  # fmt: skip
-            yield own.numpy(), {name: model.schema.scalar(name).decode(drawn[name]) for name in want}
+            yield own.numpy(), {name: model.schema.scalar(name).drawn(drawn[name]) for name in want}
 
 
 def _answer(
@@ -174,7 +174,7 @@ def _answer(
     if isinstance(v, Categorical):
         return {"probabilities": _each_row(clean.double().exp(), rows)}
     drawn = draw_facts(reader, model.schema, told, [v.name], DRAWS, seed, first_row=first)[v.name]
-    values = _each_row(torch.from_numpy(np.asarray(v.decode(drawn))), rows)
+    values = _each_row(torch.from_numpy(np.asarray(v.drawn(drawn))), rows)
     linear = v.scale is not None and v.scale.kind == "linear"
     if linear:  # only a linear scale carries a mean of scores over to a mean of values
         return {"mean": _each_row(torch.from_numpy(np.asarray(v.decode(clean))), rows), "draws": values}
