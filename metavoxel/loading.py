@@ -19,7 +19,6 @@ from metavoxel.data.volume import read_volume
 from metavoxel.errors import MetavoxelError
 from metavoxel.files import make_folder, temporary_beside, write_error
 from metavoxel.schema import Image
-from metavoxel.threads import one_blas_thread
 
 WORKERS = 2
 Progress = Callable[[int, int], None]
@@ -28,8 +27,7 @@ Progress = Callable[[int, int], None]
 
 def load_scan(path: Path, image: Image) -> Conformed:
     """One scan on the model's grid."""
-    with one_blas_thread():
-        return conform(read_volume(path), grid_of(image, path))
+    return conform(read_volume(path), grid_of(image, path))
 
 
 def grid_of(image: Image, path: Path) -> Grid:

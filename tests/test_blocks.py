@@ -1,15 +1,10 @@
-"""Layers that are quicker than the library's own must say what the library's say; threads must come back."""
-
-from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
+"""Layers that are quicker than the library's own must say what the library's say."""
 
 import pytest
 import torch
 import torch.nn.functional as F
-from threadpoolctl import threadpool_info
 
 from metavoxel.nets.blocks import conv
-from metavoxel.threads import one_blas_thread
 
 
 @pytest.mark.parametrize("kernel", [1, 3])
@@ -33,28 +28,3 @@ def test_a_single_items_gradients_are_those_of_a_batch():
         grads.append([parameter.grad.clone() for parameter in layer.parameters()])
     for one, other in zip(*grads):
         assert torch.allclose(one, other, rtol=1e-4, atol=1e-4)
-
-
-def blas_threads() -> list[int]:
-    return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
-
-
-def test_blas_has_its_threads_back_after_blocks_that_overlap():
-    before, meet = blas_threads(), Barrier(2)
-
-    def leaves_first() -> None:
-        with one_blas_thread():
-            meet.wait()  # both are in
-        meet.wait()
-
-    def leaves_last() -> list[int]:
-        with one_blas_thread():
-            meet.wait()
-            meet.wait()  # the other has left
-            return blas_threads()
-
-    with ThreadPoolExecutor(2) as pool:
-        first, last = pool.submit(leaves_first), pool.submit(leaves_last)
-        first.result()
-    assert set(last.result()) == {1}
-    assert blas_threads() == before

@@ -74,14 +74,16 @@ def test_a_stopped_run_goes_on_to_the_same_figures(report, cohort, strangers, tm
     out = tmp_path / "out"
     shutil.copytree(report, out)
     kept = next((out / "work/answers").glob("*.npz"))
-    before, stamp = kept.read_bytes(), (out / "work/drawn/T1w.npy").stat().st_mtime_ns
+    before, stamp = kept.read_bytes(), (out / "work/drawn/8/T1w.npy").stat().st_mtime_ns
     kept.unlink()
     (out / "metrics.json").unlink()
     evaluate("phantom", cohort, out, Options(training=strangers, scans=8), quiet=True)
     assert (out / "metrics.json").read_bytes() == (report / "metrics.json").read_bytes()
     assert np.array_equal(np.load(kept)["age|scan|mean"], np.load(report / "work/answers" / kept.name)["age|scan|mean"])
     assert len(before) == len(kept.read_bytes())
-    assert (out / "work/drawn/T1w.npy").stat().st_mtime_ns == stamp  # not drawn again
+    assert (out / "work/drawn/8/T1w.npy").stat().st_mtime_ns == stamp  # not drawn again
+    fewer = evaluate("phantom", cohort, out, Options(training=strangers, scans=6), quiet=True)
+    assert fewer.value("images", "T1w", "voxels: fid").n == 6
 
 
 def test_a_model_beside_itself_does_not_differ_and_beside_a_worse_one_does(report, tmp_path):
@@ -105,7 +107,7 @@ def test_models_of_folds_are_judged_together(cohort, tmp_path):
         (tmp_path / f"fold-{fold}").symlink_to(resolve("phantom"))
     options = Options(split=tmp_path / "folds.tsv", scans=8)
     found = evaluate(str(tmp_path / "fold-{fold}"), cohort, tmp_path / "out", options, quiet=True)
-    scans = [np.load(tmp_path / f"out/work/drawn-{fold}/T1w.npy").astype(np.float32) for fold in (1, 2)]
+    scans = [np.load(tmp_path / f"out/work/drawn-{fold}/4/T1w.npy").astype(np.float32) for fold in (1, 2)]
     assert sum(map(len, scans)) == 8 == found.value("images", "T1w", "voxels: fid").n
     assert min(np.abs(one - other).mean() for one in scans[0] for other in scans[1]) > 0.01  # not from the same noise
     assert found.value("requests", "T1w", "ventricles_ml: spread_ratio").value > 0

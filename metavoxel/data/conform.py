@@ -17,6 +17,7 @@ from metavoxel.errors import MetavoxelError
 
 HEAD_MM = 130.0  # a brain is about so high; what is further below the top of the head is face and neck
 FOREGROUND_STEP_MM = 3.0  # the foreground is looked for on every voxel of about this spacing: fast, and fine enough
+UNSEEN = 1e-8  # a share of a voxel's weight that float32 does not hold
 BRIGHT_PERCENTILE = 99.5  # of the foreground; it becomes 1
 
 
@@ -186,10 +187,17 @@ def blur_for(step: np.ndarray | float) -> np.ndarray:
 
 
 def _resample(array: np.ndarray, to_input: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Resample along the axes. `to_input` (4, 4): output index -> input index; its 3 x 3 part is diagonal."""
+    """Resample along the axes. `to_input` (4, 4): output index -> input index; its 3 x 3 part is diagonal.
+
+    Products of sparse matrices: most weights are 0, and the threads of a dense one go on spinning after it, in the way of a
+    network that answers one scan while the next is read.
+    """
+    from scipy.sparse import csr_array
+
     for axis, n in enumerate(shape):
-        weights = _weights(array.shape[axis], n, to_input[axis, axis], to_input[axis, 3])
-        array = np.moveaxis(np.tensordot(weights, array, axes=(1, axis)), 0, axis)
+        weights = csr_array(_weights(array.shape[axis], n, to_input[axis, axis], to_input[axis, 3]))
+        lines = np.moveaxis(array, axis, 0)
+        array = np.moveaxis((weights @ lines.reshape(len(lines), -1)).reshape(n, *lines.shape[1:]), 0, axis)
     return np.ascontiguousarray(array)
 
 
@@ -207,6 +215,7 @@ def _weights(n_in: int, n_out: int, step: float, start: float) -> np.ndarray:
     if step <= 1:
         return linear.astype(np.float32)
     blur = np.exp(-0.5 * ((index[:, None] - index) / blur_for(step)) ** 2)
+    blur[blur < UNSEEN] = 0
     return (linear @ (blur / blur.sum(axis=1, keepdims=True))).astype(np.float32)
 
 

@@ -36,8 +36,8 @@ def draw_scans(
 ) -> Drawn:
     """A scan of every image for each of the first n rows, given its known facts. first_row: of more than one cohort's rows,
     where these begin, so that no two begin from the same noise."""
-    make_folder(folder)
     n = min(n, len(cohort))
+    folder = make_folder(folder / str(n))  # another number of scans is another set
     images = model.schema.images
     facts = {v.name: v.encode(cohort.column(v.name)) for v in model.schema.scalars}
     parts = [folder / f"drawn-{first:06d}.npz" for first in range(0, n, BLOCK)]

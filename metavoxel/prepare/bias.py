@@ -7,7 +7,7 @@ import numpy as np
 from metavoxel.data.volume import Volume
 from metavoxel.errors import MetavoxelError
 from metavoxel.prepare.resample import resample
-from metavoxel.threads import one_itk_thread
+from metavoxel.prepare.threads import one_itk_thread
 
 SHRINK_MM = 4.0  # the drift is smooth: at this spacing N4 takes seconds, and finds the same
 ITERATIONS = (50, 50, 50)

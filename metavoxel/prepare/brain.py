@@ -13,7 +13,7 @@ import numpy as np
 
 from metavoxel.errors import MetavoxelError
 from metavoxel.prepare.resample import resample
-from metavoxel.threads import one_torch_thread
+from metavoxel.prepare.threads import one_torch_thread
 
 WEIGHTS = Path(__file__).parents[1] / "packaged" / "brain" / "brain.safetensors"
 SPACING_MM = 3.0  # of the grid that the network looks at; the outline it draws is smooth, and finer than a voxel of it

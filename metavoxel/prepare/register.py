@@ -15,7 +15,7 @@ import numpy as np
 
 from metavoxel.prepare.resample import around, resample
 from metavoxel.prepare.template import SPACING, Template
-from metavoxel.threads import one_itk_thread
+from metavoxel.prepare.threads import one_itk_thread
 
 TILTS_DEGREES = (-36.0, -18.0, 0.0, 18.0, 36.0)  # about each axis
 COARSE_MM, MIDDLE_MM = 8.0, 4.0
