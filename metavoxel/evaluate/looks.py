@@ -57,12 +57,14 @@ def images(
     gallery: Gallery, spaces: Mapping[str, See], seed: int, others: Mapping[str, np.ndarray] | None = None
 ) -> Iterator[Figure]:
     """Each distance in each space of features, metric "SPACE: fid". The floor is training people against the test's, or one
-    half of the test against the other. others: who -> scans (n, *shape) that other models drew."""
-    half = len(gallery.real) // 2
-    other = gallery.training if gallery.training is not None else gallery.real[:half]
-    real = gallery.real if gallery.training is not None else gallery.real[half:]
+    half of the test, at random, against the other. others: who -> scans (n, *shape) that other models drew."""
+    rng = np.random.default_rng(seed)
+    real, other = gallery.real, gallery.training
+    if other is None:  # halves at random: people may lie ordered by fold, and so by site
+        halves = np.array_split(rng.permutation(len(real)), 2)
+        real, other = (real[np.sort(half)] for half in halves)
     size = min(len(gallery.made), len(other))
-    some = np.sort(np.random.default_rng(seed).permutation(len(other))[:size])
+    some = np.sort(rng.permutation(len(other))[:size])
     for space, see in spaces.items():
         made, true, floor = (see(np.asarray(scans)) for scans in (gallery.made, real, other[some]))
         shown = (list(gallery.made), list(other[some])) if see is as_voxels else None
