@@ -19,8 +19,8 @@ VALUES, LEVELS = 64, 13
 CLOSEST = 6.0
 PRIOR = 20.0
 """Pseudo-entries that were expected rightly."""
-LEAST = 1e-3
-"""Of a range that is divided by."""
+LEAST, TINY = 1e-3, 1e-12
+"""Of a range, and of the squares of shifts, that are divided by."""
 
 
 def even_tau(share: Tensor) -> Tensor:
@@ -50,14 +50,17 @@ class Recalibration(nn.Module):
         return torch.where(tau > 0, expected + added, expected)
 
     def counts(self, expected: Tensor, tau: Tensor, x0: Tensor) -> Tensor:
-        """(2, places): how much was off at each, and how often it was met; summed over people, for `settle`."""
-        found = torch.zeros(2, self.shift.numel(), dtype=torch.float64, device=expected.device)
+        """(rows, 2, places): how much was off at each, and how often it was met; summed over a person's questions, for
+        `settle`."""
+        rows, places = len(expected), self.shift.numel()
+        found = torch.zeros(2, rows * places, dtype=torch.float64, device=expected.device)
+        first = torch.arange(rows, device=expected.device).reshape(-1, *(1,) * (expected.dim() - 1)) * places
         asked = (tau > 0).expand_as(expected)
         for place, weight in self._places(expected, tau):
-            weight = weight.double() * asked
-            found[0].index_add_(0, place.flatten(), (weight * (x0 - expected)).flatten())
-            found[1].index_add_(0, place.flatten(), weight.flatten())
-        return found
+            own, weight = (first + place).flatten(), weight.double() * asked
+            found[0].index_add_(0, own, (weight * (x0 - expected)).flatten())
+            found[1].index_add_(0, own, weight.expand_as(expected).flatten())
+        return found.reshape(2, rows, places).transpose(0, 1)
 
     def clear(self, ends: Tensor) -> None:
         """As they are again; ends (2, channels): within which values will be expected."""
@@ -65,8 +68,21 @@ class Recalibration(nn.Module):
         self.ends.copy_(ends)
 
     def settle(self, counts: Tensor) -> None:
-        """counts: the sum over all people asked about."""
-        self.shift.copy_((counts[0] / (counts[1] + PRIOR)).reshape(self.shift.shape))
+        """counts (people, 2, places): of each, or of groups of them, the sum over all questions.
+
+        A person's entries are off together (a brain that is bright is so everywhere), so what is found of few people may be
+        chance, however many entries it is of. Of the shifts of one level as much is believed as their squares exceed their
+        variance between people (positive-part James and Stein).
+        """
+        off, met = counts.sum(0)
+        shift = off / (met + PRIOR)
+        own = counts[:, 0] - shift * counts[:, 1]
+        people = (counts[:, 1] > 0).sum(0)
+        variance = own.square().sum(0) / (met + PRIOR) ** 2 * people / (people - 1).clamp_min(1)
+        chance = torch.where(people > 1, variance, shift.square())
+        found, by_chance = ((met * x).reshape(self.shift.shape).sum(-1, keepdim=True) for x in (shift.square(), chance))
+        believed = (1 - by_chance / found.clamp_min(TINY)).clamp_min(0)
+        self.shift.copy_(shift.reshape(self.shift.shape) * believed)
 
     def _places(self, expected: Tensor, tau: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Of every entry the four shifts between which it lies, in a flat list, and how much each counts."""

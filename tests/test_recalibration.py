@@ -60,6 +60,23 @@ def test_levels_are_met_evenly_and_one_for_a_whole_image_serves_it() -> None:
         assert recalibration(expected, torch.full((1, 1, 1, 1), tau_at_an_end)).isfinite().all()
 
 
+def test_what_few_people_share_is_not_taken_for_what_all_do() -> None:
+    """A brightness of one's own puts all of a person's entries off together."""
+    rng = torch.Generator().manual_seed(0)
+    for people, least, most in ((4, 0.0, 0.6), (400, 0.85, 1.15)):
+        own = 0.3 * torch.randn(people, 1, 1, 1, generator=rng)
+        expected = -1 + 3 * torch.rand(people, 1, *GRID, generator=rng)
+        recalibration, tau = Recalibration(1), torch.ones(people, 1, *GRID)
+        recalibration.clear(ENDS[:, :1])
+        recalibration.settle(recalibration.counts(expected, tau, expected + own))
+        chance = recalibration(expected, tau) - expected
+        assert chance.abs().mean() < 0.5 * max(0.04, float(own.mean().abs()))  # nothing is off on average
+        recalibration.settle(recalibration.counts(expected, tau, expected + own - own.mean() + 0.2))
+        assert least <= (recalibration(expected, tau) - expected).mean() / 0.2 < most
+    recalibration.settle(recalibration.counts(expected[:1], tau[:1], expected[:1] + 0.2))
+    assert not recalibration.shift.any()  # one person says nothing of others
+
+
 def test_what_was_never_met_and_what_is_not_fitted_stays() -> None:
     recalibration = Recalibration(1)
     expected = torch.linspace(-2, 2, 50).reshape(1, 1, 50)
