@@ -108,7 +108,7 @@ def _beside(run: Evaluation, image: Image) -> dict[str, np.ndarray]:
     if any(image.name not in o.schema.names or o.schema.image(image.name).shape != image.shape for o in others):
         run.findings.left_out.append(f"Looks of {image.name} beside the image-only baseline: its grid is another one.")
         return {}
-    weights = checksum(folders[0] / "model.safetensors")[:8]
+    weights = checksum(folders[0] / "model.safetensors").removeprefix("sha256:")[:8]
     return {"image-only": _draw(run, others, f"drawn-image-only-{weights}", ", image-only")[0][image.name]}
 
 
