@@ -17,6 +17,8 @@ from metavoxel.errors import MetavoxelError
 STRICT = ConfigDict(extra="forbid")
 Array = npt.NDArray[np.float64]
 MAX_KNOTS = 257
+STEPS = (1.0, 0.5)
+"""In which scores are counted."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -111,6 +113,11 @@ Scaling = Literal["linear", "range", "log", "quantile"]
 FITS: dict[Scaling, Callable[[Array], Standard | Log | Quantile]] = {
     "linear": Standard.fit, "range": Standard.over_range, "log": Log.fit, "quantile": Quantile.fit,
 }  # fmt: skip
+
+
+def step_of(values: Array) -> float:
+    """The step that all values are multiples of; 0 if there is none."""
+    return next((step for step in STEPS if (values % step == 0).all()), 0.0)
 
 
 def _sd(x: Array) -> float:

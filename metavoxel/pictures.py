@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 MODEL, EXACT, TRUTH = "#1f5fa8", "#d9741a", "#8a939e"
 WOMEN, MEN = "#8e4a9e", "#1d8a7a"
+CAPTION = 42
+"""Letters in a line over a tile."""
 MOSAIC = 12
 """Draws that a mosaic shows at most."""
 GAP_MM = 6.0
@@ -157,11 +159,15 @@ def _tile(
     return left - GAP_MM, max(height for _, _, (_, height) in slices), slices
 
 
+def in_words(facts: Mapping[Any, object]) -> str:
+    """"age 56.31, sex F"."""
+    return ", ".join(f"{name} {f'{x:.4g}' if isinstance(x, float) else x}" for name, x in facts.items())
+
+
 def _caption(record: Mapping[Any, object]) -> str:
     """A draw's facts in at most three lines."""
     scalars = {name: value for name, value in record.items() if name != "draw"}
-    parts = [f"{name} {f'{x:.4g}' if isinstance(x, float) else x}" for name, x in scalars.items()]
-    lines = textwrap.wrap(", ".join(parts) or f"draw {record.get('draw', '')}".strip(), 42)
+    lines = textwrap.wrap(in_words(scalars) or f"draw {record.get('draw', '')}".strip(), CAPTION)
     return "\n".join([*lines[:2], lines[2] + " ..." if len(lines) > 3 else lines[2]] if len(lines) > 2 else lines)
 
 

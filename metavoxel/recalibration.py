@@ -59,7 +59,7 @@ class Recalibration(nn.Module):
         for place, weight in self._places(expected, tau):
             own, weight = (first + place).flatten(), weight.double() * asked
             found[0].index_add_(0, own, (weight * (x0 - expected)).flatten())
-            found[1].index_add_(0, own, weight.expand_as(expected).flatten())
+            found[1].index_add_(0, own, weight.flatten())
         return found.reshape(2, rows, places).transpose(0, 1)
 
     def clear(self, ends: Tensor) -> None:

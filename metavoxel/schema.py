@@ -23,7 +23,7 @@ from torch import Tensor
 
 from metavoxel.cells import cells_of, level_name
 from metavoxel.clocks import Clock, Cosine, alpha, sigma
-from metavoxel.codecs import FITS, STRICT, Array, Latent, Scale, Scaling
+from metavoxel.codecs import FITS, STRICT, Array, Latent, Scale, Scaling, step_of
 from metavoxel.errors import MetavoxelError
 from metavoxel.laws import Law
 from metavoxel.processes import (
@@ -43,8 +43,6 @@ Observed = dict[str, Tensor]
 """Variable name -> (n,) bool, False where the table's cell or the scan is missing."""
 
 CLOCK = Cosine()
-STEPS = (1.0, 0.5)
-"""In which scores are counted."""
 
 
 class _Scalar:
@@ -94,8 +92,7 @@ class Continuous(_Scalar):
         if self.scale is None or len(values) == 0:
             return self
         span, law = (float(values.min()), float(values.max())), Law.of(self.scale.encode(values))
-        step = next((step for step in STEPS if (values % step == 0).all()), 0.0)
-        return replace(self, span=span, law=law, step=step)
+        return replace(self, span=span, law=law, step=step_of(values))
 
     def refuse_beyond(self, value: float) -> None:
         """Raises MetavoxelError for a value more than a quarter of the training rows' span away from them."""

@@ -19,8 +19,6 @@ CHUNK = 64
 """Rows in memory at a time."""
 MAX_WEIGHED = 256
 """Rows at most for the losses, which need images decoded."""
-GROUPS = 64
-"""Of people, between whom what is off is compared."""
 VISITS = 2
 """Questions about each of them that images are recalibrated by."""
 
@@ -70,9 +68,8 @@ def recalibrate(denoiser: JointDenoiser, batch: Batch, rows: Tensor, times: Mixt
         denoiser.recalibration(image.name).clear(torch.stack([law.low.flatten(1).amin(1), law.high.flatten(1).amax(1)]))
     asks = replace(times, read=0.0, tied=0.0, partial=0.5)
     counts: dict[str, Tensor] = {}
-    for first, part in enumerate(rows[:MAX_WEIGHED].split(CHUNK)):
+    for part in rows[:MAX_WEIGHED].split(CHUNK):
         x0, observed = batch(part)
-        group = (first * CHUNK + torch.arange(len(part), device=denoiser.device)) % GROUPS
         for visit in range(VISITS):
             noise = Noise(SEED + visit, part.to(denoiser.device))
             levels = asks.draw(schema, observed, noise)
@@ -84,10 +81,10 @@ def recalibrate(denoiser: JointDenoiser, batch: Batch, rows: Tensor, times: Mixt
             for name in taus.keys() & {image.name for image in schema.images}:
                 there = observed[name]
                 found = denoiser.recalibration(name).counts(expected[name][there], taus[name][there], x0[name][there])
-                sums = counts.setdefault(name, found.new_zeros(GROUPS, *found.shape[1:]))
-                sums.index_add_(0, group[there], found)
-    for name, sums in counts.items():
-        denoiser.recalibration(name).settle(sums)
+                groups = counts.setdefault(name, found.new_zeros(CHUNK, *found.shape[1:]))  # one of each chunk's people
+                groups[: len(part)][there] += found
+    for name, groups in counts.items():
+        denoiser.recalibration(name).settle(groups)
 
 
 @torch.no_grad()

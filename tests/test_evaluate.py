@@ -107,7 +107,7 @@ def test_models_of_folds_are_judged_together(cohort, tmp_path):
         (tmp_path / f"fold-{fold}").symlink_to(resolve("phantom"))
     options = Options(split=tmp_path / "folds.tsv", scans=8)
     found = evaluate(str(tmp_path / "fold-{fold}"), cohort, tmp_path / "out", options, quiet=True)
-    scans = [np.load(tmp_path / f"out/work/drawn-{fold}/4/T1w.npy").astype(np.float32) for fold in (1, 2)]
+    scans = [np.load(tmp_path / "out" / f"work/drawn-{fold}/4/T1w.npy").astype(np.float32) for fold in (1, 2)]
     assert sum(map(len, scans)) == 8 == found.value("images", "T1w", "voxels: fid").n
     assert min(np.abs(one - other).mean() for one in scans[0] for other in scans[1]) > 0.01  # not from the same noise
     assert found.value("requests", "T1w", "ventricles_ml: spread_ratio").value > 0

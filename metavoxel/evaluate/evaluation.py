@@ -37,30 +37,37 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Fold:
-    """One model, the people that it is asked about, the folder of its baselines, and what tells it from other folds in
-    words and in the names of folders: nothing where there is one model."""
+class Side:
+    """One model, and who it was trained on and is asked about. fold: which of several it is, None if it is the only one."""
 
+    name: str | Path
     model: MetaVoxel
-    cohort: Cohort
+    test: Cohort
+    training: Cohort | None
     baselines: Path | None
-    words: str
-    suffix: str
+    fold: int | None = None
+
+    @property
+    def words(self) -> str:
+        """What tells it from other folds in words."""
+        return "" if self.fold is None else f", fold {self.fold}"
+
+    @property
+    def suffix(self) -> str:
+        """The same in the names of folders."""
+        return "" if self.fold is None else f"-{self.fold}"
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """What is evaluated, and everything that has been found out on the way.
 
-    models: the one that is judged; or, where each was trained without one fold, as many, and `cohorts` is the people that
-    each is asked about. cohort: all of them, one after the other.
+    sides: the model that is judged; or, where each was trained without one fold, as many, each with the people that it is
+    asked about. cohort: all of them, one after the other.
     """
 
-    models: Sequence[MetaVoxel]
-    cohorts: Sequence[Cohort]
+    sides: Sequence[Side]
     cohort: Cohort
-    training: Cohort | None
-    baselines: Sequence[Path | None]
     work: Path
     options: Options
     findings: Findings
@@ -69,30 +76,27 @@ class Evaluation:
     @property
     def model(self) -> MetaVoxel:
         """The only one, or the first fold's, which knows the same variables as the others."""
-        return self.models[0]
+        return self.sides[0].model
 
     @property
-    def folds(self) -> list[Fold]:
-        """Each model with the people that it is asked about."""
-        each = enumerate(zip(self.models, self.cohorts, self.baselines), start=1)
-        if len(self.models) == 1:
-            return [Fold(*parts, "", "") for _, parts in each]
-        return [Fold(*parts, f", fold {number}", f"-{number}") for number, parts in each]
+    def training(self) -> Cohort | None:
+        """Whom the only model was trained on; of several, no one cohort is."""
+        return self.sides[0].training if len(self.sides) == 1 else None
 
     @cached_property
     def answers(self) -> list[Answers]:
         """Of each model about its people."""
         found = []
-        for fold in self.folds:
-            with one_bar(f"asking{fold.words}", self.quiet) as report:
-                folder = self.work / f"answers{fold.suffix}"
-                found.append(ask(fold.model, fold.cohort, folder, self.options.seed, report))
+        for side in self.sides:
+            with one_bar(f"asking{side.words}", self.quiet) as report:
+                folder = self.work / f"answers{side.suffix}"
+                found.append(ask(side.model, side.test, folder, self.options.seed, report))
         return found
 
     @cached_property
     def claims(self) -> list[Claim]:
-        each = [list(claims(answers, baselines)) for answers, baselines in zip(self.answers, self.baselines)]
-        return pooled(each, [len(cohort) for cohort in self.cohorts])
+        each = [list(claims(answers, side.baselines)) for answers, side in zip(self.answers, self.sides)]
+        return pooled(each, [len(side.test) for side in self.sides])
 
     @cached_property
     def rulers(self) -> dict[str, Ruler]:

@@ -13,13 +13,12 @@ from metavoxel.evaluate.copies import Audit, audit
 from metavoxel.evaluate.figures import OURS, Figure, Findings
 from metavoxel.evaluate.two_sample import LEAST_SCANS, against_floor
 from metavoxel.page import Picture, Section, Table
-from metavoxel.pictures import mosaic
+from metavoxel.pictures import CAPTION, in_words, mosaic
 
 SECTION, COPIES = "images", "copies"
 REAL = "real scans"
 """Who is told as the floor: real scans of other people in the generated ones' place."""
-SHOWN, CAPTION = 4, 42
-"""Pairs in a picture, and letters in a line over a tile."""
+SHOWN = 4
 SHOWN_FIGURES = ("fid", "kid", "mmd", "precision", "recall", "density", "coverage", "wasserstein", "ms_ssim")
 LEAST_P = 0.01
 
@@ -130,8 +129,7 @@ def images_section(findings: Findings, gallery: Gallery, spaces: Sequence[str], 
 
 
 def _in_words(row: Mapping[Any, Any], names: Sequence[str]) -> str:
-    cells = {name: row[name] for name in names if not pd.isna(row[name])}
-    return ", ".join(f"{name} {f'{x:.4g}' if isinstance(x, float) else x}" for name, x in cells.items())
+    return in_words({name: row[name] for name in names if not pd.isna(row[name])})
 
 
 def copies_section(gallery: Gallery, found: Mapping[str, Audit]) -> Section:

@@ -20,12 +20,12 @@ from metavoxel.evaluate.card import card, save_card
 from metavoxel.evaluate.claims import predictions_of
 from metavoxel.evaluate.coherence import coherence_section, contradictions, retest, surprises
 from metavoxel.evaluate.compare import ANSWERS, comparison, comparison_page, save_answers
-from metavoxel.evaluate.evaluation import Evaluation, Options
+from metavoxel.evaluate.evaluation import Evaluation, Options, Side
 from metavoxel.evaluate.fairness import fairness, fairness_section, group_columns
 from metavoxel.evaluate.figures import OURS, Findings
 from metavoxel.evaluate.headsize import head_size_section
 from metavoxel.evaluate.scans import image_sections, spaces_of
-from metavoxel.evaluate.sides import Side, refuse_leak, sides_of
+from metavoxel.evaluate.sides import refuse_leak, sides_of
 from metavoxel.evaluate.summary import summary_section
 from metavoxel.files import atomic_write, checksum, make_folder, only_one
 from metavoxel.model import resolve
@@ -62,10 +62,7 @@ def evaluate(
         about = _about(sides, model, test, options)
         _claim(out, about)
         alone = sides[0] if len(sides) == 1 else None
-        run = Evaluation(
-            [side.model for side in sides], [side.test for side in sides], test, alone.training if alone else None,
-            [side.baselines for side in sides], out / WORK, options, Findings(about), quiet,
-        )  # fmt: skip
+        run = Evaluation(sides, test, out / WORK, options, Findings(about), quiet)
         sections = _chapters(run)
         save_answers(run.claims, test, out / ANSWERS)
         run.findings.save(out / "metrics.json")
@@ -91,15 +88,16 @@ def _chapters(run: Evaluation) -> list[Section]:
     found, seed = run.findings, run.options.seed
     # what a slip of the pen would spoil comes before what takes minutes
     by, spaces = group_columns(run.cohort, run.options.by), spaces_of(run)
-    for baselines in filter(None, run.baselines):
-        predictions_of(baselines)
+    for side in run.sides:
+        if side.baselines:
+            predictions_of(side.baselines)
     found.add(accuracy(run.claims, run.people, seed))
     found.add(calibration(run.claims, seed))
     found.add(fairness(run.claims, run.cohort, by, seed))
     _left_out(run)
     separate = run.model.denoiser.coverage.separate
     if len(run.model.schema.scalars) > 1 and separate:
-        found.add(contradictions(run.model, run.cohorts[0], seed, run.work / "contradictions.csv"))
+        found.add(contradictions(run.model, run.sides[0].test, seed, run.work / "contradictions.csv"))
     found.add(surprises(run.surprises, LIMIT))
     found.add(retest(run.claims, run.cohort))
     optional = [fairness_section(found, run.claims), head_size_section(run), coherence_section(found),
@@ -122,7 +120,7 @@ def _left_out(run: Evaluation) -> None:
         lacking.append("Test-retest: nobody was scanned twice.")
     if run.options.baselines is None:
         lacking.append("Baselines: none were given; train them with metavoxel baselines and add --baselines.")
-    if len(run.models) > 1:
+    if len(run.sides) > 1:
         lacking.append("Copies, a model card: of several models; evaluate one of them with --fold.")
     elif run.training is None:
         lacking.append("Copies of training scans: the training cohort is not known; add --split or --training.")

@@ -37,7 +37,7 @@ def image_sections(run: Evaluation, spaces: Mapping[str, Spaces]) -> Iterator[Se
     if not model.denoiser.coverage.separate:
         found.left_out.append("Drawn scans: a model of one shared time draws them only by the paper's long way.")
         return
-    drawn, rows = _draw(run, [fold.model for fold in run.folds], "drawn", "")
+    drawn, rows = _draw(run, [side.model for side in run.sides], "drawn", "")
     for image in model.schema.images:
         gallery = _gallery(run, image, drawn[image.name], rows)
         if not gallery.enough:
@@ -67,13 +67,13 @@ def _draw(
 ) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
     """Of every image a scan (n, *shape) for the first people of every fold, by its model, and these people's rows."""
     parts, rows, first = [], [], 0
-    for model, fold in zip(models, run.folds):
-        n = -(-run.options.scans * len(fold.cohort) // len(run.cohort))
-        with one_bar(f"drawing{whose}{fold.words}", run.quiet) as report:
-            own = run.work / f"{folder}{fold.suffix}"
-            parts.append(draw_scans(model, fold.cohort, own, n, run.options.seed, report, first))
-        rows.append(fold.cohort.table.iloc[: parts[-1].n])
-        first += len(fold.cohort)
+    for model, side in zip(models, run.sides):
+        n = -(-run.options.scans * len(side.test) // len(run.cohort))
+        with one_bar(f"drawing{whose}{side.words}", run.quiet) as report:
+            own = run.work / f"{folder}{side.suffix}"
+            parts.append(draw_scans(model, side.test, own, n, run.options.seed, report, first))
+        rows.append(side.test.table.iloc[: parts[-1].n])
+        first += len(side.test)
     names = [image.name for image in models[0].schema.images]
     scans = {name: [part.scans(name) for part in parts] for name in names}
     joined = {name: each[0] if len(each) == 1 else np.concatenate(each) for name, each in scans.items()}
@@ -101,7 +101,7 @@ def _matching(run: Evaluation, image: Image, gallery: Gallery) -> Section | None
 
 def _beside(run: Evaluation, image: Image) -> dict[str, np.ndarray]:
     """Scans (n, *shape) that models of images alone draw, if they were trained beside the baselines on the same grid."""
-    folders = [fold.baselines / IMAGE_ONLY for fold in run.folds if fold.baselines is not None]
+    folders = [side.baselines / IMAGE_ONLY for side in run.sides if side.baselines is not None]
     if not folders or not all((folder / "model.safetensors").is_file() for folder in folders):
         return {}
     others = [load(folder) for folder in folders]
@@ -138,7 +138,7 @@ def _spaces(run: Evaluation, image: Image) -> Spaces:
     if image.name in run.rulers:
         spaces["anatomy"] = partial(_anatomy, run.rulers[image.name])
     options = run.options
-    networks = [fold.baselines / DENSENET for fold in run.folds if fold.baselines is not None]
+    networks = [side.baselines / DENSENET for side in run.sides if side.baselines is not None]
     if networks and all(network.is_file() for network in networks):
         spaces["densenet"] = partial(_by_each, [trained(network).features for network in networks])
     if options.radimagenet is not None:

@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from metavoxel.data.cohort import Cohort, concat, read_cohort
 from metavoxel.data.splits import part_of, read_split, same_scans
 from metavoxel.data.table import bare_id
 from metavoxel.errors import MetavoxelError
-from metavoxel.evaluate.evaluation import Options
-from metavoxel.model import MetaVoxel, load
+from metavoxel.evaluate.evaluation import Options, Side
+from metavoxel.model import load
 
 FOLD = "{fold}"
 """In the paths of a model and of baselines: one each for every fold."""
-
-
-@dataclass(frozen=True)
-class Side:
-    """One model, and who it was trained on and is asked about."""
-
-    name: str | Path
-    model: MetaVoxel
-    test: Cohort
-    training: Cohort | None
-    baselines: Path | None
 
 
 def sides_of(model: str, whole: Cohort, options: Options) -> list[Side]:
@@ -43,7 +32,7 @@ def sides_of(model: str, whole: Cohort, options: Options) -> list[Side]:
         test, _ = part_of(whole, options.split, "test", fold)
         name, own = model.replace(FOLD, str(fold)), replace(options, fold=fold)
         baselines = options.baselines and Path(str(options.baselines).replace(FOLD, str(fold)))
-        sides.append(Side(name, load(name), test, _training(whole, own), baselines))
+        sides.append(Side(name, load(name), test, _training(whole, own), baselines, fold if len(folds) > 1 else None))
     known = sides[0].model.schema.names
     for side in sides:
         if side.model.schema.names != known:

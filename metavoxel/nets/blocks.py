@@ -16,8 +16,8 @@ class Conv3d(nn.Conv3d):
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         single = len(input) == 1 and input.device.type == "cpu" and input.dtype is weight.dtype is torch.float32
         if single and torch.backends.mkldnn.is_available():
-            padding = tuple(int(side) for side in self.padding)
-            return torch.mkldnn_convolution(input, weight, bias, padding, self.stride, self.dilation, self.groups)
+            rest = self.padding, self.stride, self.dilation, self.groups
+            return torch.mkldnn_convolution(input, weight, bias, *rest)  # type: ignore[arg-type]
         return super()._conv_forward(input, weight, bias)
 
 
