@@ -5,6 +5,8 @@ they need, whether their anatomy follows the request.
 
 MMD: Gaussian kernel as wide as the median distance between real scans, unbiased, of voxels and of the anatomy's numbers
 (head volume, its dark share, ventricles by a ruler calibrated on other phantoms); `floor` is real scans against others.
+Slopes on age, at equal sex, beside the real ones: of the dark share, and of tissues as the report's ruler has them, brain,
+grey matter and fluid as shares of the head, whose size, another in everybody, would hide them.
 Curves are held against those of many more people than are drawn: of 80, chance alone moves a slope by a tenth.
 """
 
@@ -25,6 +27,7 @@ from metavoxel.data.phantom_render import render
 from metavoxel.data.volume import Volume
 from metavoxel.demo import calibrated_ruler
 from metavoxel.diffusion import Given, sample
+from metavoxel.evaluate.anatomy import Ruler
 from metavoxel.evaluate.two_sample import median_distance, mmd
 from metavoxel.latents import affine_of
 from metavoxel.loading import grid_of
@@ -64,6 +67,7 @@ class Judges:
     """What measures scans: a ruler of ventricles and a classifier of sex, made on people whom nobody else meets."""
 
     def __init__(self, made: np.ndarray, people: pd.DataFrame, image: mv.Image) -> None:
+        self.tissues = Ruler(affine_of(image))
         self.ruler, _ = calibrated_ruler(made, people["ventricles_percent"].to_numpy(), image.spacing)
         self.classifier = make_pipeline(PCA(150, random_state=0), LogisticRegression(max_iter=2000))
         self.classifier.fit(made.reshape(len(made), -1), people["sex"])
@@ -85,8 +89,23 @@ class Judges:
         line = np.polyfit(ages, logs, 1)
         return float(line[0]), float((logs - np.polyval(line, ages)).std())
 
+    def shares(self, made: np.ndarray) -> pd.DataFrame:
+        """What changes with age, a row a scan."""
+        table = self.tissues(made)
+        parts = {name: table[f"{name}_ml"] / table["head_ml"] for name in ("brain", "grey", "csf")}
+        return pd.DataFrame({"dark": self.numbers(made)[:, 1], **parts, "ventricles": table["ventricles_ml"]})
+
     def sex_recognised(self, made: np.ndarray, people: pd.DataFrame) -> float:
         return float((self.classifier.predict(made.reshape(len(made), -1)) == people["sex"].to_numpy()).mean())
+
+
+def age_slopes(shares: pd.DataFrame, people: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Of every column, at equal sex: its change a year and the standard error of that."""
+    terms = np.stack([np.ones(len(people)), people["age"], people["sex"] == "M"], 1).astype(float)
+    y = shares.to_numpy()
+    found = np.linalg.lstsq(terms, y, rcond=None)[0]
+    variance = ((y - terms @ found) ** 2).sum(0) / (len(y) - terms.shape[1])
+    return found[1], np.sqrt(variance * np.linalg.inv(terms.T @ terms)[1, 1])
 
 
 def main() -> None:
@@ -102,6 +121,7 @@ def main() -> None:
     slope, spread = judges.ventricles_by_age(other, others["age"])
     figures |= {f"mmd_{name}_floor": mmd(see(other), see(real), widths[name]).value for name, see in spaces.items()}
     figures |= {"ventricles_slope_real": slope, "ventricles_spread_real": spread}
+    real_slopes, _ = age_slopes(judges.shares(other), others)
     figures["sex_recognised_real"] = judges.sex_recognised(real, people)
     for steps in STEPS:
         some = people if steps == IMAGE_STEPS else people[:COMPARED]
@@ -118,6 +138,10 @@ def main() -> None:
             figures[f"mmd_{name}_{steps}_evaluations"] = mmd(see(made[:COMPARED]), see(real), widths[name]).value
             if steps == IMAGE_STEPS:
                 figures[f"mmd_{name}_of_all"] = mmd(see(made), see(real), widths[name]).value
+        if steps == IMAGE_STEPS:
+            shares = judges.shares(made)
+            for part, own, error, truth in zip(shares, *age_slopes(shares, people), real_slopes):
+                figures |= {f"slope_ratio_{part}": own / truth, f"slope_ratio_{part}_error": abs(error / truth)}
     size = f"{n} scans drawn for the ages and sexes of as many fresh phantoms ({COMPARED} by other numbers of evaluations)"
     record("images", f"{size}, beside {OTHERS} other people", figures)
 

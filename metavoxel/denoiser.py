@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from metavoxel.clocks import once
 from metavoxel.diffusion import Coverage, weighed
-from metavoxel.facts import fact_width, told
+from metavoxel.facts import fact_width, side_by_side, told
 from metavoxel.image_law import FEATURES, ImageLaw
 from metavoxel.nets.joint import JointNet, NetSettings, Scan
 from metavoxel.nets.paper import PaperSettings
@@ -45,7 +45,7 @@ class JointDenoiser(nn.Module):
         facts = sum(fact_width(v) for v in schema.scalars)
         self.laws = nn.ModuleDict({image.name: ImageLaw(image.entry_shape, facts, image.fitted.factors,
                                                         image.fitted.neighbours) for image in schema.images})  # fmt: skip
-        self.recalibrations = nn.ModuleDict({name: Recalibration(channels) for name, channels in images.items()})
+        self.recalibrations = nn.ModuleDict({name: Recalibration(channels, facts) for name, channels in images.items()})
         self.register_buffer("sureness", torch.ones(len(schema.scalars)))
 
     @property
@@ -124,7 +124,8 @@ class JointDenoiser(nn.Module):
         taus = {image.name: image.clock.tau(once(times[image.name])) for image in images}
         expected = {name: self.law(name).given(facts).expect(state[name], tau) for name, tau in taus.items()}
         raw = self.net.finish(self.net.decode(scan, tokens), [image.features() for image in expected.values()])
-        found = {name: image.within(self.recalibration(name)(image.corrected(raw[name]), taus[name]))
+        means = side_by_side(facts, len(tokens))
+        found = {name: image.within(self.recalibration(name)(image.corrected(raw[name]), taus[name], means))
                  for name, image in expected.items()}  # fmt: skip
         return found if asked.all() else {name: clean[name].index_copy(0, rows, x) for name, x in found.items()}
 

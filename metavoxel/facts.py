@@ -59,4 +59,9 @@ def told(scalars: Sequence[Scalar], state: State, times: Times, rows: int) -> li
 
 def facts_of(scalars: Sequence[Scalar], state: State, times: Times, rows: int) -> Tensor:
     """(rows, facts): E[fact | x_t] of all scalars, as a law is fitted to them; 0 where a scalar is absent."""
-    return torch.cat([torch.zeros(rows, 0), *(fact.mean for fact in told(scalars, state, times, rows))], 1)
+    return side_by_side(told(scalars, state, times, rows), rows)
+
+
+def side_by_side(parts: Sequence[Told], rows: int) -> Tensor:
+    """(rows, facts): the mean of every fact; none of a schema without scalars."""
+    return torch.cat([fact.mean for fact in parts], 1) if parts else torch.zeros(rows, 0)

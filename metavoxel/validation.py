@@ -8,6 +8,7 @@ from torch import Tensor
 
 from metavoxel.denoiser import JointDenoiser, LearnedDenoiser
 from metavoxel.diffusion import Given, joint_loss, laid_out, noised, taus_of
+from metavoxel.facts import facts_of
 from metavoxel.noise import Noise
 from metavoxel.recalibration import even_tau
 from metavoxel.scalars import sureness
@@ -19,8 +20,8 @@ CHUNK = 64
 """Rows in memory at a time."""
 MAX_WEIGHED = 256
 """Rows at most for the losses, which need images decoded."""
-VISITS = 2
-"""Questions about each of them that images are recalibrated by."""
+MAX_RECALIBRATED, VISITS = 1024, 2
+"""Rows at most that images are recalibrated by, and questions about each of them."""
 
 Batch = Callable[[Tensor], tuple[State, Observed]]
 """Rows of the cohort -> their clean values and which of them are known."""
@@ -65,10 +66,11 @@ def recalibrate(denoiser: JointDenoiser, batch: Batch, rows: Tensor, times: Mixt
     schema = denoiser.schema
     for image in schema.images:
         law = denoiser.law(image.name)
-        denoiser.recalibration(image.name).clear(torch.stack([law.low.flatten(1).amin(1), law.high.flatten(1).amax(1)]))
+        ends = torch.stack([law.low.flatten(1).amin(1), law.high.flatten(1).amax(1)])
+        denoiser.recalibration(image.name).clear(ends, law.slopes)
     asks = replace(times, read=0.0, tied=0.0, partial=0.5)
     counts: dict[str, Tensor] = {}
-    for part in rows[:MAX_WEIGHED].split(CHUNK):
+    for part in rows[:MAX_RECALIBRATED].split(CHUNK):
         x0, observed = batch(part)
         for visit in range(VISITS):
             noise = Noise(SEED + visit, part.to(denoiser.device))
@@ -77,10 +79,12 @@ def recalibrate(denoiser: JointDenoiser, batch: Batch, rows: Tensor, times: Mixt
                 t = image.clock.t(even_tau(noise.uniform()))
                 levels[image.name] = torch.where(levels[image.name] > 0, full_level(image, t, len(noise), t.device), 0.0)
             taus = taus_of(schema, levels)
-            expected = denoiser(noised(schema, x0, taus, noise), levels)
+            state = noised(schema, x0, taus, noise)
+            expected, facts = denoiser(state, levels), facts_of(schema.scalars, state, levels, len(part))
             for name in taus.keys() & {image.name for image in schema.images}:
                 there = observed[name]
-                found = denoiser.recalibration(name).counts(expected[name][there], taus[name][there], x0[name][there])
+                asked = (x[there] for x in (expected[name], taus[name], facts, x0[name]))
+                found = denoiser.recalibration(name).counts(*asked)
                 groups = counts.setdefault(name, found.new_zeros(CHUNK, *found.shape[1:]))  # one of each chunk's people
                 groups[: len(part)][there] += found
     for name, groups in counts.items():

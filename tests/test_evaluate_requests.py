@@ -42,6 +42,17 @@ def test_curves_are_those_of_the_law() -> None:
     assert compare_curves(gaps, real, ["ventricles_ml"]).iloc[0]["slope_drawn"] == pytest.approx(row["slope_drawn"])
 
 
+def test_at_equal_head_size_a_slope_is_surer() -> None:
+    def heads(slope: float, seed: int) -> pd.DataFrame:
+        table, sizes = world(200, slope, 0.02, seed), 0.1 * np.random.default_rng(seed + 100).standard_normal(200)
+        return table.assign(head_ml=np.exp(7 + sizes), brain_ml=table["ventricles_ml"] * np.exp(sizes))
+
+    drawn, real = heads(-0.001, 1), heads(-0.002, 2)
+    plain, equal = (compare_curves(drawn, real, ["brain_ml"], size=size).iloc[0] for size in (None, "head_ml"))
+    assert equal["se_ratio"] < 0.3 * plain["se_ratio"] and equal["slope_ratio"] == pytest.approx(0.5, abs=0.15)
+    assert plain["spread_ratio"] == pytest.approx(1, abs=0.2) and equal["spread_ratio"] == pytest.approx(1, abs=0.2)
+
+
 def test_a_ratio_of_slopes_is_as_uncertain_as_is_told() -> None:
     rows = [compare_curves(world(60, 0.01, 0.3, 2 * k), world(200, 0.02, 0.3, 2 * k + 1), ["ventricles_ml"]).iloc[0]
             for k in range(80)]  # fmt: skip
@@ -53,7 +64,8 @@ def test_a_ratio_of_slopes_is_as_uncertain_as_is_told() -> None:
 def test_slopes_have_a_ratio_only_where_real_volumes_change_with_age() -> None:
     def volumes(slope: float, seed: int) -> pd.DataFrame:
         changing, constant = world(400, slope, 0.3, seed), world(400, 0, 0.3, seed)["ventricles_ml"]
-        return changing.assign(brain_ml=constant, grey_ml=constant, white_ml=constant)
+        sizes = np.exp(7 + 0.1 * np.random.default_rng(seed).standard_normal(400))
+        return changing.assign(brain_ml=constant, grey_ml=constant, white_ml=constant, head_ml=sizes)
 
     found = {figure.metric: figure for figure in curves("T1w", volumes(0.01, 1), volumes(0.02, 2), 0)}
     ratio = found["ventricles_ml: slope_ratio"]

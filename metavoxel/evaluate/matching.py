@@ -12,7 +12,7 @@ from metavoxel.page import Picture, Section, Table
 
 SECTION = "requests"
 SD_95 = 1.96
-CURVES = ("brain_ml", "ventricles_ml", "grey_ml", "white_ml")
+SIZE, CURVES = "head_ml", ("brain_ml", "ventricles_ml", "grey_ml", "white_ml")
 
 
 def matches(image: str, names: Sequence[str], drawn: Sample, real: Sample, training: Sample) -> Iterator[Figure]:
@@ -28,9 +28,10 @@ def matches(image: str, names: Sequence[str], drawn: Sample, real: Sample, train
 
 
 def curves(image: str, drawn: pd.DataFrame, real: pd.DataFrame, seed: int) -> Iterator[Figure]:
-    """metric "brain_ml: slope_ratio" and so on, see `requests.compare_curves`; drawn, real: volumes with age and sex."""
+    """metric "brain_ml: slope_ratio" and so on, at equal head size, see `requests.compare_curves`; drawn, real: volumes
+    with age and sex."""
     group = "sex" if "sex" in drawn else None
-    for row in compare_curves(drawn, real, CURVES, group, seed).to_dict("records"):
+    for row in compare_curves(drawn, real, CURVES, group, SIZE, seed).to_dict("records"):
         name, n = row["volume"], int(row["n_drawn"])
         if abs(row["slope_real"]) > 2 * row["se_real"]:  # what does not change with age has no ratio of slopes
             value, chance = float(row["slope_ratio"]), SD_95 * float(row["se_ratio"])
@@ -54,6 +55,9 @@ def matching_section(findings: Findings, image: str, tables: tuple[pd.DataFrame,
             pair = [f"{x:.0%} right" if figure.metric.endswith("accuracy") else f"{x:.3g} off"
                     for x in (figure.value, floor.value)]  # fmt: skip
             said.append(f"{name} read off drawn scans is {pair[0]}, off real ones {pair[1]}")
+        if figure.metric.endswith(": slope_ratio"):
+            name = figure.metric.split("_ml")[0]
+            said.append(f"with age, {name} of drawn scans changes by {figure.value:.2g}{interval} of what real ones' does")
     panels = []
     if tables is not None:
         for name in CURVES[:2]:
@@ -65,6 +69,6 @@ def matching_section(findings: Findings, image: str, tables: tuple[pd.DataFrame,
         f"Do drawn {image} scans show what was asked for?", f"{'; '.join(said) or 'See the table'}.", panels,
         Table(("figure", "drawn scans", "real scans"), rows),
         note="Read by ridge and logistic regression on the principal components of real training scans. Trained on drawn: "
-        "predictors of drawn scans, asked about real people. Ratios of slopes and spreads: 1 is right. Where real "
-        "volumes change with age by less than two standard errors, slopes have no ratio.",
+        "predictors of drawn scans, asked about real people. Ratios of slopes on age and of spreads, at equal head "
+        "size: 1 is right. Where real volumes change with age by less than two standard errors, slopes have no ratio.",
     )  # fmt: skip

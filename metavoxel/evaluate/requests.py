@@ -116,16 +116,18 @@ def _known(sample: Sample, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def compare_curves(
-    drawn: pd.DataFrame, real: pd.DataFrame, volumes: Sequence[str], group: str | None = "sex", seed: int = 0
-) -> pd.DataFrame:
+    drawn: pd.DataFrame, real: pd.DataFrame, volumes: Sequence[str], group: str | None = "sex", size: str | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:  # fmt: skip
     """Volumes over age, of drawn scans against real ones: a row a volume.
 
-    drawn, real: columns age, `group` and `volumes` (positive; rows with gaps are left out). The line is least squares of
-    log volume on age and group. slope_drawn, slope_real, slope_ratio, their standard errors (se_...); spread_ratio: of the
+    drawn, real: columns age, `group`, `size` and `volumes` (positive; rows with gaps are left out). The line is least
+    squares of log volume on age and group, and where a size of heads is named on its log: heads differ more from each other
+    than brains do with age. slope_drawn, slope_real, slope_ratio, their standard errors (se_...); spread_ratio: of the
     sds about the line; for each level of `group`, wasserstein_LEVEL: distance between the volumes in sds of the real ones,
     and chance_LEVEL: its mean when drawn and real are shuffled, the floor.
     """
-    wanted = ["age", *([group] if group else []), *volumes]
+    wanted = ["age", *([group] if group else []), *([size] if size else []), *volumes]
     for which, table in (("drawn", drawn), ("real", real)):
         if missing := [name for name in wanted if name not in table]:
             fix = f"pass {', '.join(wanted)}"
@@ -134,7 +136,9 @@ def compare_curves(
     levels = sorted(set(pd.concat([drawn[group], real[group]]).dropna())) if group else []
     for name in volumes:
         tables = [table[(table[name] > 0) & table[wanted].notna().all(axis=1)] for table in (drawn, real)]
-        (slope, error, spread), (true_slope, true_error, true_spread) = (_line(t, name, group, levels) for t in tables)
+        (slope, error, spread), (true_slope, true_error, true_spread) = (
+            _line(table, name, group, levels, size) for table in tables
+        )
         ratio = slope / true_slope
         row = {
             "volume": name, "n_drawn": len(tables[0]), "n_real": len(tables[1]), "slope_drawn": slope, "se_drawn": error,
@@ -148,10 +152,14 @@ def compare_curves(
     return pd.DataFrame(rows)
 
 
-def _line(table: pd.DataFrame, name: str, group: str | None, levels: Sequence[str]) -> tuple[float, float, float]:
+def _line(
+    table: pd.DataFrame, name: str, group: str | None, levels: Sequence[str], size: str | None
+) -> tuple[float, float, float]:
     """Slope of the log a year, its standard error, and the sd about the line."""
     inside = [(table[group] == level).to_numpy(float) for level in levels] if group else [np.ones(len(table))]
-    design = np.stack([table["age"].to_numpy(float), *(column for column in inside if column.any())], axis=1)
+    columns = [np.log(table[size].to_numpy(float))] if size else []
+    columns += [column for column in inside if column.any()]
+    design = np.stack([table["age"].to_numpy(float), *columns], axis=1)
     free = len(table) - design.shape[1]
     if free < 1 or np.linalg.matrix_rank(design) < design.shape[1]:
         raise MetavoxelError(f"compare_curves: {len(table)} scans with a {name} are too few, or of one age, for a line")
