@@ -24,7 +24,8 @@ from metavoxel.diffusion import encode_once, expect
 from metavoxel.evaluate.calibration import BINS, ece, number_calibration, rank_histogram, reliability
 from metavoxel.methods import SCALAR_STEPS, draw_facts
 
-DRAWS = 79
+DRAWS = 319
+"""Of each person: by 79, chance alone moves the mean CRPS by a third of a per cent."""
 QUESTIONS = {"scan": ("scan", []), "nothing": (None, []), "sex": (None, ["sex"])}
 
 
