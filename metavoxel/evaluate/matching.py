@@ -56,8 +56,8 @@ def matching_section(findings: Findings, image: str, tables: tuple[pd.DataFrame,
                     for x in (figure.value, floor.value)]  # fmt: skip
             said.append(f"{name} read off drawn scans is {pair[0]}, off real ones {pair[1]}")
         if figure.metric.endswith(": slope_ratio"):
-            name = figure.metric.split("_ml")[0]
-            said.append(f"with age, {name} of drawn scans changes by {figure.value:.2g}{interval} of what real ones' does")
+            tissue, times = figure.metric.split("_ml")[0], f"{figure.value:.2g}{interval} times"
+            said.append(f"with age {tissue} changes {times} as much in drawn scans as in real ones")
     panels = []
     if tables is not None:
         for name in CURVES[:2]:
