@@ -7,12 +7,11 @@ three: of 128 people's scans the error at levels .1 to .9 is as small as after t
 one image, numbers and classes, that know all of everybody. Then `bench/heads.py`.
 """
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from distil import joint, train
+from distil import command, joint, train
 from torch import Tensor, nn
 
 import metavoxel as mv
@@ -57,13 +56,7 @@ def learn(model: mv.MetaVoxel, cohort: mv.Cohort, scans: ImageStack, out: Path, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("model")
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--cohort", type=Path, required=True)
-    parser.add_argument("--cache", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=420)
-    options = parser.parse_args()
+    options = command(steps=420).parse_args()
     model, cohort = mv.load(options.model), mv.read_cohort(options.cohort)
     learn(model, cohort, load_images(cohort, model.first_image(), options.cache), options.out, options.steps)
     model.save(options.out)

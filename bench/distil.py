@@ -12,19 +12,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from package import averaged
 from rich.progress import track
 from torch import Tensor, nn
 
 import metavoxel as mv
 from metavoxel.augment import augment
-from metavoxel.checkpoint import read_tensors
 from metavoxel.config import Optimiser
 from metavoxel.denoiser import FrozenScan, JointDenoiser
-from metavoxel.diffusion import joint_loss
+from metavoxel.diffusion import Given, joint_loss, laid_out
 from metavoxel.loading import ImageStack, load_images
 from metavoxel.noise import Noise
 from metavoxel.scalars import clean
-from metavoxel.schema import Categorical, Observed, Scalar, Schema, State, Times, full_level
+from metavoxel.schema import Categorical, Observed, Scalar, Schema, State
 from metavoxel.times import MixtureTimes
 from metavoxel.training import Step, optimise
 
@@ -40,18 +40,14 @@ def joint(model: mv.MetaVoxel) -> JointDenoiser:
     return model.denoiser
 
 
-def unknown(scalars: Sequence[Scalar], rows: int) -> tuple[State, Times]:
-    """Of people of whom nothing but the scan is known."""
-    kinds = {v.name: torch.int64 if isinstance(v, Categorical) else torch.float32 for v in scalars}
-    return {name: torch.zeros(rows, dtype=kind) for name, kind in kinds.items()}, {n: torch.ones(rows) for n in kinds}
-
-
-def reader(model: mv.MetaVoxel, voxels: Tensor) -> FrozenScan:
-    image = model.first_image()
-    entries = model.codecs[image.name].encode(voxels)
-    denoiser = model.denoiser
+def shown(model: mv.MetaVoxel, voxels: Tensor) -> tuple[FrozenScan, State]:
+    """The reader of these scans, and its raw answers where nothing else is known."""
+    image, denoiser = model.first_image(), model.denoiser
     assert isinstance(denoiser, JointDenoiser)
-    return denoiser.freeze({image.name: entries}, {image.name: full_level(image, 0.0, len(entries))})
+    given = {image.name: Given(model.codecs[image.name].encode(voxels))}
+    state, times = laid_out(model.schema.variables, given, torch.arange(len(voxels)), len(voxels))
+    reader = denoiser.freeze(state, times)
+    return reader, reader.raw(state, times)
 
 
 @torch.no_grad()
@@ -61,7 +57,7 @@ def taught(teachers: list[mv.MetaVoxel], scans: ImageStack, scalars: Sequence[Sc
     said: dict[str, list[Tensor]] = {v.name: [] for v in scalars}
     for rows in track(torch.arange(people).split(TAUGHT_BATCH), "teachers"):
         voxels = scans.rows(rows)
-        answers = [reader(t, x).raw(*unknown(scalars, len(rows))) for t in teachers for x in (voxels, voxels.flip(1))]
+        answers = [shown(teacher, x)[1] for teacher in teachers for x in (voxels, voxels.flip(1))]
         for v in scalars:
             raw = torch.stack([answer[v.name] for answer in answers])
             if isinstance(v, Categorical):
@@ -76,10 +72,10 @@ def taught(teachers: list[mv.MetaVoxel], scans: ImageStack, scalars: Sequence[Sc
 def missed(scalars: Sequence[Scalar], teacher: State, raw: State) -> Tensor:
     """How much less likely pupils make what the teachers believe: Kullback and Leibler's divergence, in nats, of people's
     mean, summed over scalars."""
-    parts = []
+    parts, people = [], torch.arange(len(next(iter(raw.values()))))
+    state, times = laid_out(scalars, {}, people, len(people))
     for v in scalars:
-        nothing, level = (part[v.name] for part in unknown(scalars, len(raw[v.name])))
-        tau = v.clock.tau(level)
+        nothing, tau = state[v.name], v.clock.tau(times[v.name])
         if isinstance(v, Categorical):
             told, own = (clean(v, x, nothing, tau) for x in (teacher[v.name], raw[v.name]))
             parts.append((told.exp() * (told - own)).sum(-1).mean())
@@ -101,12 +97,12 @@ def learn(model: mv.MetaVoxel, cohort: mv.Cohort, scans: ImageStack, teacher: St
     def step(_: nn.Module, k: int) -> tuple[Tensor, dict[str, float]]:
         noise = Noise(seed, torch.arange(BATCH) + k * BATCH)
         rows = noise.integers(len(cohort))
-        scan = reader(model, augment(scans.rows(rows)[:, None], noise)[:, 0])
+        scan, raw = shown(model, augment(scans.rows(rows)[:, None], noise)[:, 0])
         many = Noise(seed + 1, (noise.index[:, None] * QUESTIONS + torch.arange(QUESTIONS)).flatten())
         times = rule.draw(model.schema, known, many)
         x0 = {name: x[rows].repeat_interleave(QUESTIONS, 0) for name, x in facts.items()}
         own = joint_loss(scan, Schema(scalars), x0, known, {name: times[name] for name in x0}, many).total
-        soft = missed(scalars, {name: x[rows] for name, x in teacher.items()}, scan.raw(*unknown(scalars, BATCH)))
+        soft = missed(scalars, {name: x[rows] for name, x in teacher.items()}, raw)
         return own + WEIGHT * soft, {"own": own.item(), "taught": soft.item()}
 
     denoiser = joint(model)
@@ -116,19 +112,23 @@ def learn(model: mv.MetaVoxel, cohort: mv.Cohort, scans: ImageStack, teacher: St
 def train(denoiser: JointDenoiser, step: Step, settings: Optimiser, out: Path, matrices: Sequence[Tensor]) -> None:
     """In place: the last averaged weights, which nobody held out has judged."""
     optimise(denoiser, step, lambda _: {"loss": 0.0}, settings, out / "training", "joint", matrices)
-    tensors, _ = read_tensors(out / "training" / "joint.safetensors")
-    last = {name.removeprefix("average/"): x for name, x in tensors.items() if name.startswith("average/")}
-    denoiser.load_state_dict(last)
+    denoiser.load_state_dict(averaged(out))
 
 
-def main() -> None:
+def command(steps: int) -> argparse.ArgumentParser:
+    """What is asked of whoever teaches a model anew."""
     parser = argparse.ArgumentParser()
     parser.add_argument("model")
     parser.add_argument("out", type=Path)
     parser.add_argument("--cohort", type=Path, required=True)
     parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=steps)
+    return parser
+
+
+def main() -> None:
+    parser = command(steps=1000)
     parser.add_argument("--teacher", action="append", required=True)
-    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--rate", type=float, default=3e-4)
     parser.add_argument("--average", type=float, default=0.998)
     parser.add_argument("--seed", type=int, default=14)

@@ -13,16 +13,22 @@ import json
 import sys
 from pathlib import Path
 
+from torch import Tensor
+
 import metavoxel as mv
 from metavoxel.checkpoint import read_tensors
 from metavoxel.model import PACKAGED
 
 
+def averaged(run: Path) -> dict[str, Tensor]:
+    """The last averaged weights of a run's joint stage, which nobody held out has judged."""
+    tensors, _ = read_tensors(run / "training" / "joint.safetensors")
+    return {name.removeprefix("average/"): x for name, x in tensors.items() if name.startswith("average/")}
+
+
 def main() -> None:
     run = Path(sys.argv[1])
-    model = mv.load(run)
-    tensors, _ = read_tensors(run / "training" / "joint.safetensors")
-    mine = {name.removeprefix("average/"): x for name, x in tensors.items() if name.startswith("average/")}
+    model, mine = mv.load(run), averaged(run)
     if len(sys.argv) > 2:
         before = mv.load(sys.argv[2]).denoiser.net.state_dict()
         mine |= {f"net.{name}": (mine[f"net.{name}"] + x) / 2 for name, x in before.items()}

@@ -62,7 +62,7 @@ class Recalibration(nn.Module):
         if not self.shift.any():  # while it is trained
             return expected
         own = self._seen(facts) @ self.shift.T  # each person's shifts
-        first = torch.arange(len(own), device=own.device).reshape(-1, *(1,) * (expected.dim() - 1)) * own.shape[1]
+        first = self._first(expected)
         added = sum(weight * own.flatten()[first + place] for place, weight in self._places(expected, tau))
         return torch.where(tau > 0, expected + added, expected)
 
@@ -71,7 +71,7 @@ class Recalibration(nn.Module):
         equations' matrix of how often it was met; summed over a person's questions, for `settle`."""
         rows, places = len(expected), len(self.shift)
         found = torch.zeros(2, rows * places, dtype=torch.float64, device=expected.device)
-        first = torch.arange(rows, device=expected.device).reshape(-1, *(1,) * (expected.dim() - 1)) * places
+        first = self._first(expected)
         asked = (tau > 0).expand_as(expected)
         for place, weight in self._places(expected, tau):
             own, weight = (first + place).flatten(), weight.double() * asked
@@ -108,6 +108,11 @@ class Recalibration(nn.Module):
         found, by_chance = ((weight * x).reshape(-1, VALUES, x.shape[-1]).sum(1) for x in (shift.square(), chance))
         believed = (1 - by_chance / found.clamp_min(TINY)).clamp_min(0)
         self.shift.copy_(shift * believed.repeat_interleave(VALUES, 0))
+
+    def _first(self, expected: Tensor) -> Tensor:
+        """(rows, 1, ...): where each person's places begin in a flat list of everybody's."""
+        rows = torch.arange(len(expected), device=expected.device)
+        return rows.reshape(-1, *(1,) * (expected.dim() - 1)) * len(self.shift)
 
     def _seen(self, facts: Tensor) -> Tensor:
         """(rows, 1 + directions): what each column of shifts counts by."""

@@ -74,8 +74,25 @@ def test_levels_are_met_evenly_and_one_for_a_whole_image_serves_it() -> None:
         assert recalibration(expected, torch.full((1, 1, 1, 1), tau_at_an_end), facts).isfinite().all()
 
 
+def test_what_few_people_share_is_not_taken_for_what_all_do() -> None:
+    """A brightness of one's own puts all of a person's entries off together."""
+    rng = torch.Generator().manual_seed(0)
+    for people, least, most in ((4, 0.0, 0.6), (400, 0.85, 1.15)):
+        own = 0.3 * torch.randn(people, 1, 1, 1, generator=rng)
+        expected = -1 + 3 * torch.rand(people, 1, *GRID, generator=rng)
+        recalibration, tau, facts = Recalibration(1, 0), torch.ones(people, 1, *GRID), torch.zeros(people, 0)
+        recalibration.clear(ENDS[:, :1], torch.zeros(0, 5))
+        recalibration.settle(recalibration.counts(expected, tau, facts, expected + own))
+        chance = recalibration(expected, tau, facts) - expected
+        assert chance.abs().mean() < 0.5 * max(0.04, float(own.mean().abs()))  # nothing is off on average
+        recalibration.settle(recalibration.counts(expected, tau, facts, expected + own - own.mean() + 0.2))
+        assert least <= (recalibration(expected, tau, facts) - expected).mean() / 0.2 < most
+    recalibration.settle(recalibration.counts(expected[:1], tau[:1], facts[:1], expected[:1] + 0.2))
+    assert not recalibration.shift.any()  # one person says nothing of others
+
+
 @pytest.mark.parametrize(("people", "most"), [(2, 1.0), (5, 1.0), (14, 0.95), (200, 0.4), (600, 0.2)])
-def test_what_few_people_share_is_not_taken_for_what_all_do(people: int, most: float) -> None:
+def test_what_is_put_right_is_nearer_to_the_truth_than_nothing(people: int, most: float) -> None:
     """A brightness of one's own puts all of a person's entries off together: of few people, chance is never put right."""
     off = []
     for seed in range(20):
