@@ -60,11 +60,10 @@ def batches(
 
     starts = range(0, len(cohort), BATCH)
     with ThreadPoolExecutor(1) as reader:
-        ahead = reader.submit(read, 0)
+        voxels, ahead = read(0), None
         for first, after in zip(starts, chain(starts[1:], [None])):
-            voxels = ahead.result()
-            if after is not None:
-                ahead = reader.submit(read, after)
+            voxels = voxels if ahead is None else ahead.result()
+            ahead = None if after is None else reader.submit(read, after)
             rows = slice(first, first + BATCH)
             known = {
                 name: Given(values[rows].to(device), observed=observed[rows].to(device))
@@ -108,11 +107,11 @@ def tabulate(
         if draws:
             answer[f"{name}_sd"] = drawn[name].std(1, ddof=1)
             answer |= {f"{name}_{q}": quantiles(drawn[name], level, 1) for q, level in QUANTILES.items()}
-    table = pd.DataFrame({key: np.broadcast_to(np.asarray(value), (rows,)) for key, value in answer.items()})
     surprises = {image.name: surprise_of(denoiser, image, usual[image.name], known[image.name])
                  for image in schema.images if image.name in usual and image.name in known}  # fmt: skip
-    table = table.assign(**{f"{name}_surprise": score for name, score in surprises.items()})
-    return table.assign(warning=_warnings(known, surprises, rows))
+    answer |= {f"{name}_surprise": score for name, score in surprises.items()}
+    answer["warning"] = _warnings(known, surprises, rows)
+    return pd.DataFrame({key: np.broadcast_to(np.asarray(value), (rows,)) for key, value in answer.items()})
 
 
 def surprise_of(denoiser: LearnedDenoiser, image: Image, usual: Usual, scans: Given) -> np.ndarray:

@@ -84,16 +84,21 @@ class JointDenoiser(nn.Module):
         """Raw outputs for the scalars, clean images."""
         scan = self._encode(state, times)
         tokens = self._attend(state, times, scan)
-        raw = self.read(tokens, shown(scan, self.device))
+        raw = self.read(tokens, times, scan)
         if scan is None:
             return raw, {}
         return raw, self._images(scan, tokens.unflatten(0, (len(scan.features.embedding), -1))[:, 0], state, times)
 
-    def read(self, tokens: Tensor, seen: Tensor) -> State:
-        """Raw outputs for the scalars, as sure as they may be; seen (rows,): see `shown`."""
-        raw = self.net.tokens.read(tokens)
-        factors = self.sureness[:, None] ** seen.repeat_interleave(len(tokens) // len(seen))
-        return {v.name: tempered(v, raw[v.name], factor) for v, factor in zip(self.schema.scalars, factors)}
+    def read(self, tokens: Tensor, times: Times, scan: Scan | None) -> State:
+        """Raw outputs for the scalars, as sure as they may be. Of whom nothing else is told, people's own law is the answer:
+        the network, which is rarely asked so, has nothing to add."""
+        raw, scalars = self.net.tokens.read(tokens), self.schema.scalars
+        seen = shown(scan, self.device)
+        seen = seen.repeat_interleave(len(tokens) // len(seen))
+        told = torch.stack([times[v.name] < 1 for v in scalars]) if scalars else seen.new_zeros(0, len(seen))
+        others = told.sum(0) - told.long() > 0
+        factors = self.sureness[:, None] ** seen * (others if scan is None else others | (seen > 0))
+        return {v.name: tempered(v, raw[v.name], factor) for v, factor in zip(scalars, factors)}
 
     def clean_scalars(self, raw: State, state: State, times: Times) -> State:
         """Raw outputs -> clean predictions."""
@@ -166,7 +171,7 @@ class FrozenScan:
 
     def raw(self, state: State, times: Times) -> State:
         """Raw outputs, see `scalars`."""
-        return self.denoiser.read(self.denoiser._attend(state, times, self.scan), self.shown)
+        return self.denoiser.read(self.denoiser._attend(state, times, self.scan), times, self.scan)
 
     def freeze(self, images: State, times: Times) -> "FrozenScan":
         return self

@@ -242,6 +242,24 @@ def test_answers_depend_on_what_is_given() -> None:
                 assert not torch.equal(before[name], later[name]), (v.name, name)
 
 
+@pytest.mark.parametrize("schema", [MIXED, Schema(MIXED.scalars), Schema(MIXED.scalars[:1])], ids=["mixed", "facts", "one"])
+def test_of_whom_nothing_is_told_the_answer_is_the_law_over_people(schema: Schema) -> None:
+    """However wrong the network: the variable's own noised value counts, by Bayes' rule, and nothing else."""
+    denoiser, n = waken(JointDenoiser(schema, SETTINGS, MixtureTimes())), 3
+    x = values(schema, n)
+    for v in schema.scalars:
+        with torch.no_grad():
+            alone = denoiser(x, levels(schema, n, 1.0, **{v.name: 0.6}))[v.name]
+            told = denoiser(x, levels(schema, n, 1.0, **{v.name: 0.6, schema.names[0]: 0.5}))[v.name]
+        tau = v.clock.tau(torch.full((n,), 0.6))
+        if isinstance(v, Continuous):
+            own = v.law.given(x[v.name], tau)[0]
+        else:
+            own = torch.log_softmax(torch.tensor(v.marginal).log() + v.process.likelihood(x[v.name], tau), -1)
+        torch.testing.assert_close(alone, own)
+        assert v.name == schema.names[0] or not torch.allclose(told, own, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     "schema",
     [MIXED, Schema(MIXED.images), Schema(MIXED.scalars), Schema(MIXED.images[:1] + MIXED.scalars[:1])],

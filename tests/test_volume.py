@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from metavoxel.data.conform import Conformed, Geometry, Grid, conform, grid_mask, restore, restore_mask
+from metavoxel.data.conform import Conformed, Geometry, Grid, conform, filled, grid_mask, restore, restore_mask
 from metavoxel.data.volume import Volume, atomic_write, read_volume, write_volume
 from metavoxel.errors import MetavoxelError
 
@@ -270,6 +270,12 @@ def test_intensity_units_do_not_matter(reference):
     assert shifted.geometry.offset == pytest.approx(reference.geometry.offset * 3 - 1000, abs=0.1)
     back = restore(shifted.array, shifted).array
     np.testing.assert_allclose(back, restore(reference.array, reference).array * 3 - 1000, atol=1)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.7, 0.9])
+def test_holes_are_filled_as_scipy_fills_them(share):
+    mask = np.pad(np.random.default_rng(0).random((20, 24, 18)) < share, 1)
+    np.testing.assert_array_equal(filled(mask), ndimage.binary_fill_holes(mask))
 
 
 def test_spacing_matters_little():

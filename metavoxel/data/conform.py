@@ -180,6 +180,14 @@ def largest_piece(mask: np.ndarray) -> np.ndarray:
     return labels == 1 + np.argmax(np.bincount(labels.ravel())[1:]) if n else mask
 
 
+def filled(mask: np.ndarray) -> np.ndarray:
+    """A mask (x, y, z) without its holes; its first voxel lies outside. `binary_fill_holes` takes four times as long."""
+    from scipy import ndimage
+
+    outside, _ = ndimage.label(~mask)
+    return outside != outside[0, 0, 0]
+
+
 def blur_for(step: np.ndarray | float) -> np.ndarray:
     """Standard deviation, in input voxels, of the Gaussian that makes the input's point spread, taken as one voxel at half
     maximum, that of an output whose voxels are `step` as large (Cardoso et al., MICCAI 2015); 0 where it is finer."""
@@ -232,7 +240,7 @@ def _landmarks(array: np.ndarray, spacing: np.ndarray) -> tuple[np.ndarray, floa
     offset = float(np.median(coarse[coarse <= threshold]))
     bright = float(np.percentile(coarse[head], BRIGHT_PERCENTILE))
     # Skull, sinuses and ventricles are dark: close them, so that the centre is that of the head and not of its fat.
-    head = ndimage.binary_fill_holes(ndimage.binary_closing(np.pad(head, 3), iterations=3))[3:-3, 3:-3, 3:-3]
+    head = filled(ndimage.binary_closing(np.pad(head, 3), iterations=3))[3:-3, 3:-3, 3:-3]
     top = np.flatnonzero(head.any(axis=(0, 1)))[-1]
     head[:, :, : max(0, top + 1 - round(HEAD_MM / (spacing[2] * step[2])))] = False
     return np.argwhere(head).mean(axis=0) * step, offset, bright
