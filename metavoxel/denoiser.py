@@ -90,8 +90,8 @@ class JointDenoiser(nn.Module):
         return raw, self._images(scan, tokens.unflatten(0, (len(scan.features.embedding), -1))[:, 0], state, times)
 
     def read(self, tokens: Tensor, times: Times, scan: Scan | None) -> State:
-        """Raw outputs for the scalars, as sure as they may be. Of whom nothing else is told, people's own law is the answer:
-        the network, which is rarely asked so, has nothing to add."""
+        """Raw outputs for the scalars, as sure as they may be. Of whom nothing else is told, the law over people is the
+        answer: the network, which is rarely asked so, has nothing to add."""
         raw, scalars = self.net.tokens.read(tokens), self.schema.scalars
         seen = shown(scan, self.device)
         seen = seen.repeat_interleave(len(tokens) // len(seen))
