@@ -25,7 +25,7 @@ from metavoxel.errors import MetavoxelError
 from metavoxel.facts import facts_of
 from metavoxel.latents import ImageCodec
 from metavoxel.loading import ImageStack, large_array, load_images
-from metavoxel.model import MetaVoxel, load
+from metavoxel.model import MetaVoxel, load, place_of
 from metavoxel.nets.autoencoder import Autoencoder
 from metavoxel.noise import Noise
 from metavoxel.progress import one_bar, say
@@ -127,7 +127,7 @@ def fit(
     if start:  # weights fit their own network only
         kept = {"net": start.config.net, "autoencoder": start.config.autoencoder}
         config = from_dict({**vars(config), **kept}, "settings for the model to start from")
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = place_of(device)
     stacks = {name: x if isinstance(x, ImageStack) else ImageStack.from_array(x) for name, x in images.items()}
     people = np.arange(len(table)) if people is None else people
     out_of_training = torch.from_numpy(held_out(people, config.validation, config.seed))

@@ -38,7 +38,9 @@ ModelArg = Annotated[str, typer.Argument(help="Model folder, hf://owner/name, or
 ImageOption = Annotated[
     str | None, typer.Option(help="Which image of the model the scan is; default: its first.")
 ]
-SeedOption = Annotated[int, typer.Option(help="Same seed, same machine, same answer.")]
+STOPPED = "stopped; no file is half-written, and a training goes on with --resume, a preparation by itself"
+INTERRUPTED = 130
+SeedOption = Annotated[int, typer.Option(min=0, help="Same seed, same machine, same answer.")]
 GivenOption = Annotated[
     list[str] | None,
     typer.Option("--given", help="NAME=VALUE gives a value; NAME alone takes it from the cohort's table. Repeatable."),
@@ -118,7 +120,7 @@ def train(
     exclude: Annotated[
         str | None, typer.Option(help="People to leave out, sub-01,sub-07, or a file with one a line.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Overrides the config's seed.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Overrides the config's seed.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: a GPU if there is one.")] = None,
 ) -> None:
     """Trains a joint model on a cohort; gaps in the table are allowed."""
@@ -162,6 +164,11 @@ def predict(
     from metavoxel.files import atomic_write
     from metavoxel.model import load
 
+    sidecar = out.with_suffix(".json")
+    if out == sidecar or out.is_dir() or not out.parent.is_dir():
+        raise MetavoxelError(f"{out}: name a .csv file in a folder that is there, for the answers")
+    if sidecar.exists() and not out.exists():
+        raise MetavoxelError(f"{sidecar}: is there and no prediction's, and would be written over; name another -o")
     loaded = load(model)
     one_image = [image.name for image in loaded.schema.images[:1]] if is_scan_name(source) else None
     cohort = read_cohort(source, one_image, pattern)
@@ -170,7 +177,7 @@ def predict(
         table = loaded.predict(cohort, names(want), _facts(given), draws, seed, report)
     with atomic_write(out) as file:
         table.to_csv(file, index=False, float_format="%.6g")
-    write_json(out.with_suffix(".json"), _sidecar(loaded.schema, list(table.columns)))
+    write_json(sidecar, _sidecar(loaded.schema, list(table.columns)))
     say(f"{len(table)} rows in {out}")
 
 
@@ -284,12 +291,14 @@ def main() -> None:
     try:
         status = app(standalone_mode=False)
     except TyperException as error:
-        _fail(f"{error} (see metavoxel --help)".replace("\n", " "), 2, error)
+        _fail(f"{error.format_message()} (see metavoxel --help)".replace("\n", " "), 2, error)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("stopped; no file is half-written, and a training goes on with --resume, a preparation by itself", 130)
+        _fail(STOPPED, INTERRUPTED)
     except (MetavoxelError, OSError, MemoryError) as error:
         _fail(str(error).replace("\n", " ") or type(error).__name__, 2, error)
     else:
+        if status == INTERRUPTED:  # typer makes a Ctrl-C in a command an exit
+            _fail(STOPPED, INTERRUPTED)
         sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -340,7 +349,7 @@ def _series(item: str, text: str) -> list[object]:
     try:
         first, last, step = (float(part) for part in text.split(":"))
         count = math.floor((last - first) / step + 1e-6) + 1
-    except (ValueError, ZeroDivisionError) as error:
+    except (ValueError, ZeroDivisionError, OverflowError) as error:
         raise MetavoxelError(f"--set {item}: a series is FIRST:LAST:STEP, three numbers such as 50:90:10") from error
     if count < 1:
         raise MetavoxelError(f"--set {item}: the series is empty; its step leads away from {last:g}")

@@ -5,6 +5,7 @@ the noise is what is this person's own, the facts are what is changed. The decod
 the zero: only the difference is added to the scan, so that whatever the change does not touch keeps every detail.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -67,7 +68,7 @@ class Counterfactuals:
         with atomic_write(files[0]) as file:
             self.frame().to_csv(file, index=False)
         for number, change in enumerate(self.changes):
-            label = "_".join(f"{name}-{value}" for name, value in change.items())
+            label = re.sub(r"[^\w.+-]", "-", "_".join(f"{name}-{value}" for name, value in change.items()))
             files.append(folder / f"{label}_{self.name}.nii.gz")
             write_volume(self.volume(number), files[-1])
         if len(self) > 1:

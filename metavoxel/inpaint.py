@@ -29,6 +29,8 @@ from metavoxel.schema import Image
 
 HEAD = 0.2
 """From the background's brightness to the brain's: above this is head."""
+LEAST_LEFT = 0.01
+"""Share of the head, less its outermost voxels, that a mask must leave: nobody can tell of a rim how bright a brain is."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,8 @@ def inpaint(
     model's field of view, and one that leaves nothing of the head.
     """
     image = model.schema.image(name) if name else model.first_image()
+    if given and image.name in given:
+        raise MetavoxelError(f"{image.name} is the scan to be filled in and cannot be given as well; leave out one")
     volume, drawn = read_volume(scan), read_mask(mask)
     conformed = conform(without(volume, drawn), grid_of(image, Path(scan)))
     hole = grid_mask(drawn, conformed) > 0
@@ -186,7 +190,7 @@ def _check(hole: np.ndarray, conformed: Conformed, mask: Path) -> None:
     head = conformed.array > 0.1
     if not hole.any():
         raise MetavoxelError(f"{mask}: the mask lies outside of the model's field of view; nothing can be filled in")
-    if not (head & ~hole).any():
+    if ndimage.binary_erosion(head & ~hole).sum() < LEAST_LEFT * head.sum():
         raise _nothing_left(mask)
 
 

@@ -242,8 +242,18 @@ def load(source: str | Path, device: str | None = None) -> MetaVoxel:
     model = MetaVoxel(schema, denoiser, codecs, config, content["summary"])
     tensors, _ = checkpoint.read_tensors(folder / "model.safetensors")
     checkpoint.load_weights(model._weights(), tensors, folder / "model.safetensors")
-    model._weights().to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model._weights().to(place_of(device))
     return model
+
+
+def place_of(device: str | None) -> torch.device:
+    """The device of that name; without one a GPU, if there is any."""
+    try:
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:  # PyTorch without CUDA asserts it
+        raise MetavoxelError(f"device {device}: there is none here; write cpu, or cuda beside a GPU") from error
+    return place
 
 
 def resolve(source: str | Path) -> Path:

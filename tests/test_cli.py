@@ -160,6 +160,30 @@ def test_other_wrong_arguments(refused, untrained, phantoms, tmp_path):
     assert "joint.stepz" in refused("train", phantoms, "-o", tmp_path / "m", "--config", config)
     assert "not an empty folder" in refused("phantom", phantoms)
     assert "--help" in refused("predict", untrained)
+    assert "Missing option '-o' / '--out'" in refused("predict", untrained, phantoms)
+    assert "'--seed'" in refused("split", phantoms, "-o", tmp_path / "s.tsv", "--seed", -1)
+    assert "50:90:10" in refused("counterfactual", untrained, "x.nii", "--set", "age=50:inf:5", "-o", tmp_path / "d")
+    pattern = "--pattern", "/{participant_id}"
+    assert "starts from the cohort's folder" in refused("predict", untrained, phantoms, "-o", out, *pattern)
+    assert "device gpu: there is none here" in refused("train", phantoms, "-o", tmp_path / "m", "--device", "gpu")
+
+
+def test_answers_are_not_written_over_something_else(refused, untrained, phantoms, tmp_path):
+    (tmp_path / "mine.json").write_text("{}")
+    assert "mine.json: is there" in refused("predict", untrained, phantoms, "-o", tmp_path / "mine.csv")
+    assert "name a .csv" in refused("predict", untrained, phantoms, "-o", tmp_path / "mine.json")
+    assert "name a .csv" in refused("predict", untrained, phantoms, "-o", tmp_path / "none" / "x.csv")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.json"]
+
+
+def test_a_command_that_is_stopped_says_so(run, untrained, tmp_path, monkeypatch):
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("metavoxel.model.load", stop)
+    status, error = run("sample", untrained, "--want", "age", "-o", tmp_path / "d")
+    assert status == 130
+    assert "metavoxel: stopped; no file is half-written" in error
 
 
 def test_facts_that_cannot_be_meant(refused, untrained, phantoms, scan, tmp_path):

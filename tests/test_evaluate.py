@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 import metavoxel as mv
+from metavoxel.checkpoint import read_json, write_json
 from metavoxel.data.phantom import write_cohort
-from metavoxel.data.splits import draw_split
+from metavoxel.data.splits import draw_split, part_of
 from metavoxel.errors import MetavoxelError
 from metavoxel.evaluate.claims import CONSTANT, EXACT, Claim
 from metavoxel.evaluate.compare import comparison
@@ -18,7 +19,7 @@ from metavoxel.evaluate.evaluation import Options
 from metavoxel.evaluate.figures import Findings
 from metavoxel.evaluate.headsize import beside_head_size
 from metavoxel.evaluate.run import evaluate
-from metavoxel.evaluate.sides import refuse_leak
+from metavoxel.evaluate.sides import refuse_leak, sides_of
 from metavoxel.files import make_folder
 from metavoxel.model import resolve
 from metavoxel.schema import Categorical
@@ -162,6 +163,21 @@ def test_people_of_the_training_are_refused_by_name(cohort, tmp_path):
     two.scans["T1w"][3] = one.scans["T1w"][5]
     with pytest.raises(MetavoxelError, match="sub-0006 and sub-0016 have the same scan"):
         refuse_leak(one, two)
+
+
+def test_a_model_is_not_asked_by_another_split_than_it_was_trained_with(cohort, tmp_path):
+    one, other = (tmp_path / f"{seed}.tsv" for seed in (1, 2))
+    for seed, file in enumerate((one, other)):
+        draw_split(mv.read_cohort(cohort), seed=seed).save(file)
+    folder = tmp_path / "model"
+    shutil.copytree(resolve("phantom"), folder)
+    about = read_json(folder / "model.json")
+    _, taken = part_of(mv.read_cohort(cohort), one, "train", None)
+    write_json(folder / "model.json", about | {"summary": about["summary"] | taken})
+    with pytest.raises(MetavoxelError, match=r"model: was trained with the split 1.tsv; people of another test"):
+        sides_of(str(folder), mv.read_cohort(cohort), Options(split=other))
+    assert len(sides_of(str(folder), mv.read_cohort(cohort), Options(split=one))) == 1
+    assert len(sides_of(str(folder), mv.read_cohort(cohort), Options(split=other, training=cohort))) == 1
 
 
 def test_a_table_with_a_pattern_is_evaluated(run, cohort, tmp_path):

@@ -101,6 +101,12 @@ def test_masks_that_cannot_be_meant(refused, untrained, scan, masked, tmp_path) 
     assert "lies elsewhere" in told(masked(*BOX, affine=np.diag([5.0, 5.0, 5.0, 1.0])))
     assert "leaves nothing of the head" in told(masked(slice(0, 31)))
     assert "no such file" in told(tmp_path / "none.nii.gz")
+    brain = read_volume(scan)
+    tissue = (brain.array > 0.3 * brain.array.max()).astype(np.float32)
+    write_volume(Volume(tissue, brain.affine), tmp_path / "brain.nii.gz")
+    assert "leaves nothing of the head" in told(tmp_path / "brain.nii.gz")
+    given = "--given", f"T1w={scan}"
+    assert "cannot be given as well" in refused("inpaint", untrained, scan, masked(*BOX), "-o", tmp_path / "out", *given)
     assert not (tmp_path / "out").exists()
 
 

@@ -38,6 +38,9 @@ def match_pattern(root: Path, pattern: str) -> Found:
     if unknown or "participant_id" not in names:
         fix = "use {participant_id}, and {session_id} or {modality} where needed"
         raise MetavoxelError(f"pattern {pattern!r}: {fix}, e.g. scans/{{participant_id}}_{{modality}}.nii.gz")
+    pattern = pattern.removeprefix("./")
+    if Path(pattern).is_absolute():
+        raise MetavoxelError(f"pattern {pattern!r}: it starts from the cohort's folder; write what comes after {root}/")
     regex, seen = "", set()
     for piece in re.split(r"({.*?})", pattern):
         name = piece.strip("{}")
@@ -49,7 +52,11 @@ def match_pattern(root: Path, pattern: str) -> Found:
             regex += f"(?P<{name}>[^/_]+)" if name == "modality" else f"(?P<{name}>[^/]+)"
             seen.add(name)
     found: Found = {}
-    for path in sorted(root.glob(re.sub(r"{.*?}", "*", pattern))):
+    try:
+        paths = sorted(root.glob(re.sub(r"{.*?}", "*", pattern)))
+    except ValueError as error:
+        raise MetavoxelError(f"pattern {pattern!r}: {error}") from error
+    for path in paths:
         match = re.fullmatch(regex, path.relative_to(root).as_posix())
         if match and (is_scan_name(path) or path.is_dir()):
             parts = {"session_id": "", "modality": "image"} | match.groupdict()

@@ -18,7 +18,7 @@ Figures = dict[str, float]
 LEAST_PROBABILITY = float(np.finfo(float).eps)
 """Probabilities are no less in the log loss, so that one certain mistake is not infinitely bad (as in scikit-learn)."""
 ROUNDING = 1e-3
-"""That a row's probabilities may be off from 1 in sum."""
+"""That a row's probabilities may be off from 1 in sum, and answers from one another, of the truth's range."""
 
 
 class Interval(NamedTuple):
@@ -48,7 +48,7 @@ def number_scores(truth: np.ndarray, told: np.ndarray) -> Figures:
     figures = {"mae": mae, "rmse": np.sqrt(square), "r2": np.nan, "r": np.nan, "mae_over_sd": np.nan}
     if np.ptp(truth) > 0:
         figures |= {"r2": 1 - square / spread, "mae_over_sd": mae / np.sqrt(spread)}
-        if np.ptp(told) > 0:
+        if not _alike(told, truth):
             figures["r"] = (about * own).mean() / np.sqrt(spread * own_spread)
     return {name: float(x) for name, x in figures.items()}
 
@@ -57,7 +57,12 @@ def number_gaps(truth: np.ndarray, told: np.ndarray) -> dict[str, str]:
     """Which of `number_scores` are NaN: figure -> why."""
     if np.ptp(truth) == 0:
         return dict.fromkeys(("r2", "r", "mae_over_sd"), "all true values are the same")
-    return {"r": "all answers are the same"} if np.ptp(told) == 0 else {}
+    return {"r": "all answers are the same"} if _alike(told, truth) else {}
+
+
+def _alike(told: np.ndarray, truth: np.ndarray) -> bool:
+    """Whether answers are one and the same but for rounding: their r would be chance."""
+    return bool(np.ptp(told) <= ROUNDING * np.ptp(truth))
 
 
 def class_scores(truth: np.ndarray, probabilities: np.ndarray) -> Figures:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from metavoxel.data.cohort import Cohort, concat, read_cohort
 from metavoxel.data.splits import part_of, read_split, same_scans
 from metavoxel.data.table import bare_id
 from metavoxel.errors import MetavoxelError
 from metavoxel.evaluate.evaluation import Options, Side
-from metavoxel.model import load
+from metavoxel.model import MetaVoxel, load
 
 FOLD = "{fold}"
 """In the paths of a model and of baselines: one each for every fold."""
@@ -20,8 +21,8 @@ FOLD = "{fold}"
 def sides_of(model: str, whole: Cohort, options: Options) -> list[Side]:
     """A model "runs/fold-{fold}" is one for each fold of the split, and so are its baselines."""
     if FOLD not in model:
-        test, _ = part_of(whole, options.split, "test", options.fold)
-        return [Side(model, load(model), test, _training(whole, options), options.baselines)]
+        test, taken = part_of(whole, options.split, "test", options.fold)
+        return [Side(model, _loaded(model, taken, options), test, _training(whole, options), options.baselines)]
     if options.split is None or options.fold is not None or options.training is not None:
         raise MetavoxelError(f"{model}: is a model for every fold; add --split FILE, without --fold and --training")
     folds = sorted(set(read_split(options.split).fold.values()))
@@ -29,16 +30,30 @@ def sides_of(model: str, whole: Cohort, options: Options) -> list[Side]:
         raise MetavoxelError(f"{options.split}: has no folds; make them with metavoxel split --folds")
     sides = []
     for fold in folds:
-        test, _ = part_of(whole, options.split, "test", fold)
+        test, taken = part_of(whole, options.split, "test", fold)
         name, own = model.replace(FOLD, str(fold)), replace(options, fold=fold)
         baselines = options.baselines and Path(str(options.baselines).replace(FOLD, str(fold)))
-        sides.append(Side(name, load(name), test, _training(whole, own), baselines, fold if len(folds) > 1 else None))
+        number = fold if len(folds) > 1 else None
+        sides.append(Side(name, _loaded(name, taken, own), test, _training(whole, own), baselines, number))
     known = sides[0].model.schema.names
     for side in sides:
         if side.model.schema.names != known:
             names = (", ".join(names) for names in (side.model.schema.names, known))
             raise MetavoxelError(f"{side.name}: knows {next(names)}, the first fold {next(names)}; train them alike")
     return sides
+
+
+def _loaded(name: str, taken: Mapping[str, Any], options: Options) -> MetaVoxel:
+    """The model; not one trained with another split or fold than `taken`: its training people may be asked about."""
+    model = load(name)
+    own: Mapping[str, Any] | None = model.summary.get("split")  # type: ignore[assignment]
+    if own and taken and options.training is None:
+        file, checksum, fold = (own[key] for key in ("file", "checksum", "fold"))
+        if (checksum, fold) != (taken["split"]["checksum"], taken["split"]["fold"]):
+            which = file if fold is None else f"{file}, fold {fold}"
+            raise MetavoxelError(f"{name}: was trained with the split {which}; people of another test may have been in its "
+                                 "training: give that one, or name the training people with --training")  # fmt: skip
+    return model
 
 
 def refuse_leak(training: Cohort, test: Cohort) -> None:
