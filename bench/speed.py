@@ -180,8 +180,8 @@ def small(folder: Path) -> mv.MetaVoxel:
 def papers_own(folder: Path) -> mv.MetaVoxel:
     """The paper's network as a baseline of `tiny`."""
     config = sizes("tiny", None).paper
-    one_step = replace(config.joint, steps=1, batch=2)
-    return hardly_trained(replace(config, joint=one_step, validation=0.25), folder / "papers")
+    encoding, joint = (replace(stage, steps=1, batch=2) for stage in (config.encoding, config.joint))
+    return hardly_trained(replace(config, encoding=encoding, joint=joint, validation=0.25), folder / "papers")
 
 
 def hardly_trained(config: mv.Config, folder: Path) -> mv.MetaVoxel:

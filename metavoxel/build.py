@@ -20,12 +20,13 @@ from metavoxel.data.cohort import Cohort, read_cohort
 from metavoxel.data.shares import held_out
 from metavoxel.data.splits import part_of
 from metavoxel.denoiser import JointDenoiser, LearnedDenoiser, make_denoiser
+from metavoxel.device import place_of
 from metavoxel.diffusion import joint_loss
 from metavoxel.errors import MetavoxelError
 from metavoxel.facts import facts_of
 from metavoxel.latents import ImageCodec
 from metavoxel.loading import ImageStack, large_array, load_images
-from metavoxel.model import MetaVoxel, load, place_of
+from metavoxel.model import MetaVoxel, load
 from metavoxel.nets.autoencoder import Autoencoder
 from metavoxel.noise import Noise
 from metavoxel.progress import one_bar, say

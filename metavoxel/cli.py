@@ -25,7 +25,7 @@ from metavoxel.data.commands import (
 )
 from metavoxel.errors import MetavoxelError
 from metavoxel.evaluate.commands import baselines, evaluate
-from metavoxel.options import names
+from metavoxel.options import DeviceOption, SeedOption, names
 from metavoxel.prepare.commands import prepare, restore
 from metavoxel.progress import one_bar, say
 
@@ -38,9 +38,6 @@ ModelArg = Annotated[str, typer.Argument(help="Model folder, hf://owner/name, or
 ImageOption = Annotated[
     str | None, typer.Option(help="Which image of the model the scan is; default: its first.")
 ]
-STOPPED = "stopped; no file is half-written, and a training goes on with --resume, a preparation by itself"
-INTERRUPTED = 130
-SeedOption = Annotated[int, typer.Option(min=0, help="Same seed, same machine, same answer.")]
 GivenOption = Annotated[
     list[str] | None,
     typer.Option("--given", help="NAME=VALUE gives a value; NAME alone takes it from the cohort's table. Repeatable."),
@@ -121,7 +118,7 @@ def train(
         str | None, typer.Option(help="People to leave out, sub-01,sub-07, or a file with one a line.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Overrides the config's seed.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: a GPU if there is one.")] = None,
+    device: DeviceOption = None,
 ) -> None:
     """Trains a joint model on a cohort; gaps in the table are allowed."""
     from dataclasses import replace
@@ -286,6 +283,10 @@ def inspect(model: ModelArg) -> None:
     console.print("validation: " + ", ".join(f"{k} {v:.4g}" for k, v in _validation(summary).items()), highlight=False)
 
 
+STOPPED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
+
 def main() -> None:
     """Entry point: turns the user's mistakes into one line and status 2."""
     try:
@@ -293,13 +294,12 @@ def main() -> None:
     except TyperException as error:
         _fail(f"{error.format_message()} (see metavoxel --help)".replace("\n", " "), 2, error)
     except (KeyboardInterrupt, typer.Abort):
-        _fail(STOPPED, INTERRUPTED)
+        status = STOPPED
     except (MetavoxelError, OSError, MemoryError) as error:
         _fail(str(error).replace("\n", " ") or type(error).__name__, 2, error)
-    else:
-        if status == INTERRUPTED:  # typer makes a Ctrl-C in a command an exit
-            _fail(STOPPED, INTERRUPTED)
-        sys.exit(status if isinstance(status, int) else 0)
+    if status == STOPPED:  # also a Ctrl-C in a command, of which typer makes an exit
+        _fail("stopped; no file is half-written, and a training goes on with --resume, a preparation by itself", STOPPED)
+    sys.exit(status if isinstance(status, int) else 0)
 
 
 def _fail(message: str, status: int, error: BaseException | None = None) -> None:

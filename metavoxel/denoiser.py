@@ -93,9 +93,10 @@ class JointDenoiser(nn.Module):
         """Raw outputs for the scalars, as sure as they may be. Of whom nothing else is told, the law over people is the
         answer: the network, which is rarely asked so, has nothing to add."""
         raw, scalars = self.net.tokens.read(tokens), self.schema.scalars
-        seen = shown(scan, self.device)
-        seen = seen.repeat_interleave(len(tokens) // len(seen))
-        told = torch.stack([times[v.name] < 1 for v in scalars]) if scalars else seen.new_zeros(0, len(seen))
+        if not scalars:
+            return raw
+        seen = shown(scan, len(tokens), self.device)
+        told = torch.stack([times[v.name] < 1 for v in scalars])
         others = told.sum(0) - told.long() > 0
         factors = self.sureness[:, None] ** seen * (others if scan is None else others | (seen > 0))
         return {v.name: tempered(v, raw[v.name], factor) for v, factor in zip(scalars, factors)}
@@ -158,7 +159,7 @@ class FrozenScan:
     """A denoiser of the scalars given scans that stay as they are. Asks for rows * draws answers at a time."""
 
     def __init__(self, denoiser: JointDenoiser, scan: Scan | None) -> None:
-        self.denoiser, self.scan, self.shown = denoiser, scan, shown(scan, denoiser.device)
+        self.denoiser, self.scan = denoiser, scan
         self.coverage = denoiser.coverage
         self.device = denoiser.device
 
@@ -187,9 +188,10 @@ def make_denoiser(schema: Schema, settings: NetSettings | PaperSettings, coverag
     return JointDenoiser(schema, settings, coverage)
 
 
-def shown(scan: Scan | None, device: torch.device) -> Tensor:
-    """(rows,): how much of what scalars are told from was seen of images; all of it, in one row, where there are none."""
-    return torch.ones(1, device=device) if scan is None else scan.shown
+def shown(scan: Scan | None, n: int, device: torch.device) -> Tensor:
+    """(n,), several for each row of the scan: how much of what scalars are told from was seen of images; all of it where
+    there are none."""
+    return torch.ones(n, device=device) if scan is None else scan.shown.repeat_interleave(n // len(scan.shown))
 
 
 def _token(v: Variable) -> TokenSpec:

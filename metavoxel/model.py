@@ -16,6 +16,7 @@ from metavoxel.consistency import contradictions
 from metavoxel.data.cohort import Cohort, read_cohort
 from metavoxel.data.conform import Geometry
 from metavoxel.denoiser import LearnedDenoiser, make_denoiser
+from metavoxel.device import place_of
 from metavoxel.diffusion import Given
 from metavoxel.draws import Draws
 from metavoxel.errors import MetavoxelError
@@ -244,16 +245,6 @@ def load(source: str | Path, device: str | None = None) -> MetaVoxel:
     checkpoint.load_weights(model._weights(), tensors, folder / "model.safetensors")
     model._weights().to(place_of(device))
     return model
-
-
-def place_of(device: str | None) -> torch.device:
-    """The device of that name; without one a GPU, if there is any."""
-    try:
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as error:  # PyTorch without CUDA asserts it
-        raise MetavoxelError(f"device {device}: there is none here; write cpu, or cuda beside a GPU") from error
-    return place
 
 
 def resolve(source: str | Path) -> Path:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from metavoxel.denoiser import JointDenoiser, LearnedDenoiser
+from metavoxel.denoiser import JointDenoiser, LearnedDenoiser, shown
 from metavoxel.diffusion import Given, joint_loss, laid_out, noised, taus_of
 from metavoxel.facts import facts_of
 from metavoxel.noise import Noise
@@ -126,7 +126,7 @@ def _told_by_the_rest(
         rows = torch.arange(len(x0[wanted[0].name]), device=denoiser.device)
         state, times = laid_out(schema.variables, given, rows, len(rows))
         reader = denoiser.freeze(state, times)
-        raw, shown = reader.raw(state, times), reader.shown.repeat_interleave(len(rows) // len(reader.shown))
+        raw, seen = reader.raw(state, times), shown(reader.scan, len(rows), denoiser.device)
         for v in wanted:
-            columns = (raw[v.name], state[v.name], v.clock.tau(times[v.name]), x0[v.name], shown)
+            columns = (raw[v.name], state[v.name], v.clock.tau(times[v.name]), x0[v.name], seen)
             yield v.name, tuple(column[observed[v.name]] for column in columns)  # type: ignore[misc]

@@ -7,7 +7,7 @@ import typer
 
 from metavoxel.errors import MetavoxelError
 from metavoxel.files import atomic_write
-from metavoxel.options import names
+from metavoxel.options import SeedOption, names
 from metavoxel.progress import one_bar, say
 
 CohortArg = Annotated[str, typer.Argument(help="BIDS folder, or a table (.tsv, .csv, .xlsx) of facts and scans.")]
@@ -49,7 +49,7 @@ def split(
     out: Annotated[Path, typer.Option("-o", "--out", help="Table to write, .tsv; how it was drawn goes beside it.")],
     test: Annotated[float, typer.Option(help="Share of the people for testing; 0: none.")] = 0.2,
     folds: Annotated[int, typer.Option(help="Parts of the others, for cross-validation; 0: none.")] = 0,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same split.")] = 0,
+    seed: SeedOption = 0,
     stratify: Annotated[
         str | None, typer.Option(help="Columns to spread evenly, comma-separated; default: age, sex and site.")
     ] = None,

@@ -181,11 +181,11 @@ def largest_piece(mask: np.ndarray) -> np.ndarray:
 
 
 def filled(mask: np.ndarray) -> np.ndarray:
-    """A mask (x, y, z) without its holes; its first voxel lies outside. `binary_fill_holes` takes four times as long."""
+    """A mask (x, y, z) without its holes. `binary_fill_holes` takes four times as long."""
     from scipy import ndimage
 
-    outside, _ = ndimage.label(~mask)
-    return outside != outside[0, 0, 0]
+    pieces, _ = ndimage.label(~np.pad(mask, 1))
+    return pieces[1:-1, 1:-1, 1:-1] != pieces[0, 0, 0]
 
 
 def blur_for(step: np.ndarray | float) -> np.ndarray:

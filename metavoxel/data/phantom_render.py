@@ -22,6 +22,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
+from metavoxel.device import place_of
 from metavoxel.errors import MetavoxelError
 
 # The hidden numbers: ICV in ml; ventricles, brain (with ventricles) and both hippocampi in % of the ICV; grey matter
@@ -267,10 +268,10 @@ def render(
             raise MetavoxelError(
                 f"phantom: {size} voxels of {spacing} mm along {axis} cut heads off; use {enough} or more"
             )
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = place_of(device)
     step = batch or max(1, 64 * 32 * 40 * 32 // math.prod(shape))
     return (
-        render_batch(rows.iloc[i : i + step], seed=seed, shape=shape, spacing=spacing, device=device)[0]
+        render_batch(rows.iloc[i : i + step], seed=seed, shape=shape, spacing=spacing, device=place)[0]
         for i in range(0, len(rows), step)
     )
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from metavoxel.data.commands import CohortArg, FoldOption, PatternOption, SchemaOption, SplitOption, VariablesOption
-from metavoxel.options import names
+from metavoxel.options import DeviceOption, SeedOption, names
 from metavoxel.progress import say
 
 
@@ -29,8 +29,8 @@ def baselines(
     pattern: PatternOption = None,
     schema: SchemaOption = None,
     cache: Annotated[Path | None, typer.Option(help="Keep resampled scans here between runs.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same machine, same result.")] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: a GPU if there is one.")] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = None,
 ) -> None:
     """Trains the models that a joint model is held against, on a split's part train, and answers for the rest."""
     from metavoxel.data.cohort import read_cohort
@@ -72,7 +72,7 @@ def evaluate(
     variables: VariablesOption = None,
     pattern: PatternOption = None,
     schema: SchemaOption = None,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same machine, same figures.")] = 0,
+    seed: SeedOption = 0,
 ) -> None:
     """Whether a model is right: accuracy, calibration, drawn scans, copies, groups -> OUT/report.html, metrics.json."""
     from metavoxel.data.cohort import read_cohort

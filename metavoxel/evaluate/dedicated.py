@@ -18,6 +18,7 @@ from metavoxel.augment import augment
 from metavoxel.checkpoint import load_weights, read_tensors, write_tensors
 from metavoxel.config import Optimiser
 from metavoxel.data.shares import held_out
+from metavoxel.device import place_of
 from metavoxel.errors import MetavoxelError
 from metavoxel.evaluate.study import Part, Study
 from metavoxel.nets.blocks import pad_to_multiple
@@ -147,7 +148,7 @@ def train_dedicated(
     rows = study.learners
     for number, targets in enumerate([[name] for name in study.want] if apart else [list(study.want)], start=1):
         torch.manual_seed(study.seed)
-        network = Dedicated(kind, sizes, study.schema, targets).to(device or _device())
+        network = Dedicated(kind, sizes, study.schema, targets).to(place_of(device))
         _fit(network, study, rows, settings, folder / "training", f"{kind}-{number}", resume=resume, quiet=quiet)
         network.save(folder / f"network-{number}.safetensors")
         networks.append(network)
@@ -227,7 +228,3 @@ def _width(schema: Schema, target: str) -> int:
 
 def _outputs(v: Scalar) -> int:
     return len(v.levels) if isinstance(v, Categorical) else 1
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"

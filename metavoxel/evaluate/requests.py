@@ -16,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import gen_batches
 
 from metavoxel.errors import MetavoxelError
+from metavoxel.evaluate.scores import number_scores
 
 Sample = tuple[np.ndarray, pd.DataFrame]
 """Scans (n, *shape) and the facts beside them, n rows."""
@@ -62,10 +63,8 @@ def linear_fit(sample: Sample, names: Sequence[str]) -> Predictor:
 def agreement(truth: pd.Series, said: np.ndarray) -> dict[str, float]:
     """Of a number: mae, r; of a class: accuracy (the recognised share), balanced_accuracy. NaN where r has no meaning."""
     if pd.api.types.is_numeric_dtype(truth):
-        known, answers = truth.to_numpy(float), np.asarray(said, dtype=float)
-        varies = min(np.ptp(known), np.ptp(answers)) > 0
-        r = float(np.corrcoef(known, answers)[0, 1]) if varies else float("nan")
-        return {"mae": float(np.abs(known - answers).mean()), "r": r}
+        scores = number_scores(truth.to_numpy(float), np.asarray(said, dtype=float))
+        return {name: scores[name] for name in ("mae", "r")}
     levels, recognised = truth.to_numpy(str), np.asarray(said, dtype=str)
     return {
         "accuracy": float((levels == recognised).mean()),

@@ -8,7 +8,7 @@ import typer
 
 from metavoxel.data.commands import CohortArg, PatternOption, SchemaOption, VariablesOption
 from metavoxel.errors import MetavoxelError
-from metavoxel.options import names
+from metavoxel.options import SeedOption, names
 from metavoxel.progress import one_bar, say
 
 
@@ -30,7 +30,7 @@ def prepare(
     dask: Annotated[str | None, typer.Option(help="Let the workers of this Dask scheduler do it: tcp://host:8786")] = None,
     slurm: Annotated[bool, typer.Option("--slurm", help="Let --jobs SLURM jobs of one core do it.")] = False,
     sbatch: Annotated[str, typer.Option(help="Of --slurm: partition=short,time=04:00:00,mem=4G")] = "",
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same machine, same result.")] = 0,
+    seed: SeedOption = 0,
 ) -> None:
     """Makes model-ready brains of raw scans: strips, corrects the bias field, aligns with MNI152, checks quality."""
     from metavoxel.data.cohort import read_cohort

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metavoxel.data.conform import largest_piece, lie_together, to_ras
+from metavoxel.data.conform import filled, largest_piece, lie_together, to_ras
 from metavoxel.data.volume import Volume, read_volume, write_volume
 from metavoxel.errors import MetavoxelError
 from metavoxel.prepare.brain import find_brain
@@ -73,9 +73,7 @@ def _foreground(head: Head) -> np.ndarray:
 
 def _one_piece(mask: np.ndarray) -> np.ndarray:
     """The largest connected part, holes filled."""
-    from scipy import ndimage
-
-    return ndimage.binary_fill_holes(largest_piece(mask))
+    return filled(largest_piece(mask))
 
 
 def _users_mask(head: Head) -> np.ndarray:
