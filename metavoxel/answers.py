@@ -110,7 +110,7 @@ def tabulate(
     surprises = {image.name: surprise_of(denoiser, image, usual[image.name], known[image.name])
                  for image in schema.images if image.name in usual and image.name in known}  # fmt: skip
     answer |= {f"{name}_surprise": score for name, score in surprises.items()}
-    answer["warning"] = _warnings(known, surprises, rows)
+    answer["warning"] = _warnings(schema, known, surprises, rows)
     return pd.DataFrame({key: np.broadcast_to(np.asarray(value), (rows,)) for key, value in answer.items()})
 
 
@@ -135,14 +135,20 @@ def _fact_column(schema: Schema, cohort: Cohort, name: str, value: object) -> pd
     return cohort.column(name)
 
 
-def _warnings(known: Mapping[str, Given], surprises: Mapping[str, np.ndarray], rows: int) -> list[str]:
-    """What of the given was missing in each row, and which scans are unlike those in training, in words."""
+def _warnings(schema: Schema, known: Mapping[str, Given], surprises: Mapping[str, np.ndarray], rows: int) -> list[str]:
+    """What of the given was missing in each row or far from the training rows', and which scans are, in words."""
     missing: list[list[str]] = [[] for _ in range(rows)]
     for name, given in known.items():
         if given.observed is not None:
             for row in (~given.observed).nonzero()[:, 0].tolist():
                 missing[row].append(name)
     words = [[f"answered without {' and '.join(names)}, which is missing"] if names else [] for names in missing]
+    for name, given in known.items():
+        variable = schema[name]
+        if isinstance(variable, Continuous) and given.observed is not None:
+            for row in given.observed.nonzero()[:, 0].tolist():
+                if stranger := variable.stranger(float(variable.decode(given.value[row]))):
+                    words[row].append(f"{name} {stranger}: the answers mean little")
     for name, scores in surprises.items():
         for row in np.flatnonzero(scores > LIMIT):
             words[row].append(f"{name} is unlike the training scans (surprise {scores[row]:.1f}, usual 1): check its "

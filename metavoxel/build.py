@@ -18,7 +18,7 @@ from metavoxel.config import Config, from_dict
 from metavoxel.config import preset as preset_config
 from metavoxel.data.cohort import Cohort, read_cohort
 from metavoxel.data.shares import held_out
-from metavoxel.data.splits import part_of
+from metavoxel.data.splits import marks_of, part_of
 from metavoxel.denoiser import JointDenoiser, LearnedDenoiser, make_denoiser
 from metavoxel.device import place_of
 from metavoxel.diffusion import joint_loss
@@ -60,7 +60,8 @@ def train(
 
     resume: go on from what a stopped run left in `out`. init: a model to start from: its variables, network, weights and
     scalings. cache: where scans on the model's grid are kept between runs (default: in `out`, while training).
-    split: a file of `metavoxel split`: only its part train is used, without the fold `fold`; the summary records it.
+    split: a file of `metavoxel split`: only its part train is used, without the fold `fold`; the summary records it, and
+    marks of the scans (`splits.marks_of`), so that nobody is asked about them by mistake.
     """
     whole = cohort if isinstance(cohort, Cohort) else read_cohort(cohort)
     cohort, taken = part_of(whole, split, "train", fold)
@@ -82,8 +83,10 @@ def train(
         table = pd.DataFrame({name: column.to_numpy() for name, column in columns.items()},
                              index=pd.Index(cohort.table["participant_id"], name=None))  # fmt: skip
         people = cohort.table["participant_id"].to_numpy()
+        before = start.summary.get("seen", ()) if start else ()
+        seen = sorted({*marks_of(cohort), *before})  # type: ignore[misc]
         return fit(schema, stacks, table, folder, config, people, resume=resume, start=start, device=device, quiet=quiet,
-                   cache=Path(scratch), about=taken)  # fmt: skip
+                   cache=Path(scratch), about={**taken, "seen": seen})  # fmt: skip
 
 
 def infer_schema(cohort: Cohort, config: Config) -> Schema:

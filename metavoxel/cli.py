@@ -206,6 +206,8 @@ def sample(
     for image in loaded.schema.images:
         if image.name in draws.values:
             save_mosaic(out / f"{image.name}.png", draws[image.name], draws.frame(), image.spacing)
+        else:
+            (out / f"{image.name}.png").unlink(missing_ok=True)  # of earlier draws
     say(f"{n} draws in {out}")
 
 

@@ -17,12 +17,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from metavoxel.asked import whole
 from metavoxel.clocks import alpha, sigma
 from metavoxel.data.conform import Geometry, conform, restore_change
 from metavoxel.data.volume import Volume, read_volume, write_series, write_volume
 from metavoxel.diffusion import Given
 from metavoxel.errors import MetavoxelError
-from metavoxel.files import atomic_write, make_folder
+from metavoxel.files import atomic_write, make_folder, remove_others
 from metavoxel.loading import Progress, grid_of
 from metavoxel.model import MetaVoxel
 from metavoxel.posterior import Posterior, encode_facts
@@ -74,6 +75,7 @@ class Counterfactuals:
         if len(self) > 1:
             files.append(folder / f"series_{self.name}.nii.gz")
             write_series([self.volume(number) for number in range(len(self))], files[-1])
+        remove_others(folder, files, f"series_{self.name}.nii.gz")
         return files
 
 
@@ -97,6 +99,7 @@ def counterfactual(
         raise MetavoxelError("no fact is changed; say which, for example age=80")
     for change in changes:
         encode_facts(model.schema, change, model.device)
+    whole("steps", steps, 1)
     volume = read_volume(scan)
     conformed = conform(volume, grid_of(image, Path(scan)))
     entries = model.codecs[image.name].encode(torch.from_numpy(conformed.array).float()[None].to(model.device))

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from metavoxel.asked import between
 from metavoxel.data.conform import Geometry, restore
 from metavoxel.data.volume import Volume, write_volume
 from metavoxel.errors import MetavoxelError
-from metavoxel.files import atomic_write, make_folder
+from metavoxel.files import atomic_write, make_folder, remove_others
 from metavoxel.schema import Categorical, Image, Schema
 
 QUANTILES = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
@@ -48,11 +49,12 @@ class Draws:
         return self._reals(name).std(0, ddof=1)
 
     def quantile(self, name: str, q: float) -> np.ndarray:
-        """Of a number, or voxel by voxel; see `quantiles`."""
-        return quantiles(self._reals(name), q, 0)
+        """Of a number, or voxel by voxel; see `quantiles`. q: from 0 to 1."""
+        return quantiles(self._reals(name), between("q", q, 0, 1), 0)
 
     def interval(self, name: str, level: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
-        """The central interval that a further draw is in with probability `level`."""
+        """The central interval that a further draw is in with probability `level`, from 0 to 1."""
+        between("level", level, 0, 1)
         return self.quantile(name, (1 - level) / 2), self.quantile(name, (1 + level) / 2)
 
     def probability(self, name: str) -> dict[str, float]:
@@ -75,7 +77,7 @@ class Draws:
         return Volume(array, self.affine if self.affine is not None else np.eye(4))
 
     def save(self, folder: str | Path) -> list[Path]:
-        """samples.csv, and one NIfTI for each draw and image; returns the files."""
+        """samples.csv, and one NIfTI for each draw and image, instead of earlier draws in the folder; returns the files."""
         folder = make_folder(folder)
         files = [self.save_facts(folder)]
         for name in self.values:
@@ -83,6 +85,7 @@ class Draws:
                 for draw in range(len(self)):
                     files.append(folder / f"draw-{draw:04d}_{name}.nii.gz")
                     write_volume(self.volume(name, draw), files[-1])
+        remove_others(folder, files, "draw-[0-9][0-9][0-9][0-9]_*.nii.gz")
         return files
 
     def save_facts(self, folder: Path) -> Path:

@@ -7,7 +7,7 @@ import hashlib
 import os
 import platform
 import secrets
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -77,6 +77,14 @@ def make_folder(folder: str | os.PathLike[str]) -> Path:
     except OSError as error:
         raise MetavoxelError(f"{folder}: cannot be made ({error.strerror}); choose another folder") from error
     return folder
+
+
+def remove_others(folder: Path, written: Collection[Path], *patterns: str) -> None:
+    """What an earlier run left in the folder under such names, which would be taken for this one's."""
+    for pattern in patterns:
+        for path in folder.glob(pattern):
+            if path not in written:
+                path.unlink()
 
 
 @contextmanager

@@ -1,11 +1,13 @@
 """Guidance: a denoiser that asks another one twice, with and without what is given, and goes further the same way."""
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from metavoxel.asked import between
 from metavoxel.diffusion import Coverage, Denoiser
 from metavoxel.errors import MetavoxelError
 from metavoxel.schema import State, Times
@@ -51,10 +53,10 @@ class Guided:
 
 
 def guide(denoiser: Denoiser, names: Collection[str], scale: float) -> Denoiser:
-    """The denoiser guided by the given variables `names`; at scale 1, or with nothing given, the denoiser itself."""
-    if scale < 0:
-        raise MetavoxelError(f"guidance {scale:g}: must be 0 or more; 1 is the model itself, 1.5 to 3 stress what is given")
-    if scale == 1 or not names:
+    """The denoiser guided by the given variables `names`; at scale 1, or with nothing given, the denoiser itself.
+
+    Raises MetavoxelError for a scale that is negative or no number; 1.5 to 3 stress what is given."""
+    if between("guidance", scale, 0, math.inf) == 1 or not names:
         return denoiser
     if not denoiser.coverage.separate:
         raise MetavoxelError("guidance needs a model that can ignore what is given; train with times: mixture")

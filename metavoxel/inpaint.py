@@ -22,7 +22,7 @@ from metavoxel.data.volume import Volume, read_volume, write_volume
 from metavoxel.diffusion import Given
 from metavoxel.draws import Draws
 from metavoxel.errors import MetavoxelError
-from metavoxel.files import make_folder
+from metavoxel.files import make_folder, remove_others
 from metavoxel.loading import Progress, grid_of
 from metavoxel.model import MetaVoxel
 from metavoxel.schema import Image
@@ -56,7 +56,8 @@ class Inpainting:
         return self._with_hole(np.zeros_like(self.scan.array), self._fillings.std(0, ddof=min(1, len(self) - 1)))
 
     def save(self, folder: str | Path) -> list[Path]:
-        """samples.csv, completion-0000_NAME.nii.gz and so on, and NAME_sd.nii.gz; returns the files."""
+        """samples.csv, completion-0000_NAME.nii.gz and so on, and NAME_sd.nii.gz, instead of earlier ones in the folder;
+        returns the files."""
         folder = make_folder(folder)
         files = [self.draws.save_facts(folder)]
         for draw in range(len(self)):
@@ -65,6 +66,7 @@ class Inpainting:
         if len(self) > 1:
             files.append(folder / f"{self.name}_sd.nii.gz")
             write_volume(self.std(), files[-1])
+        remove_others(folder, files, "completion-[0-9][0-9][0-9][0-9]_*.nii.gz", f"{self.name}_sd.nii.gz")
         return files
 
     @cached_property

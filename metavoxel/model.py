@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,15 +12,18 @@ from torch import Tensor, nn
 
 from metavoxel import checkpoint
 from metavoxel.answers import batches, tabulate
+from metavoxel.asked import names_of, whole
 from metavoxel.config import Config, from_dict, to_dict
 from metavoxel.consistency import contradictions
 from metavoxel.data.cohort import Cohort, read_cohort
 from metavoxel.data.conform import Geometry
+from metavoxel.data.volume import is_scan_name
 from metavoxel.denoiser import LearnedDenoiser, make_denoiser
 from metavoxel.device import place_of
 from metavoxel.diffusion import Given
 from metavoxel.draws import Draws
 from metavoxel.errors import MetavoxelError
+from metavoxel.files import make_folder
 from metavoxel.latents import ImageCodec
 from metavoxel.loading import Progress, load_scan
 from metavoxel.methods import Method
@@ -79,6 +83,8 @@ class MetaVoxel:
 
         given: numbers in their unit, level names, scans as paths or as arrays on the model's grid (*shape).
         """
+        if not isinstance(given, Mapping | None):
+            raise MetavoxelError("given: say what is known by name, such as {'T1w': 'scan.nii.gz', 'age': 70}")
         known: dict[str, Given] = {}
         geometry: Geometry | None = None
         for name, value in (given or {}).items():
@@ -104,15 +110,19 @@ class MetaVoxel:
     ) -> pd.DataFrame:
         """One row for each row of the cohort: mean, spread and quantiles of numbers, probabilities of classes.
 
-        Means and probabilities come from one evaluation a scan; spread and quantiles from `draws` draws that reuse it.
+        cohort: read already, or a BIDS folder, a table, or one scan. Means and probabilities come from one evaluation a
+        scan; spread and quantiles from `draws` draws that reuse it (0: without).
         given: facts to condition on beside the scans - names (taken from the table) or name -> one value for all. Without
         images in the schema, default: everything that is not wanted. Missing cells and scans are ignored, and `warning`
         says so; also of scans unlike those in training, whose `NAME_surprise` (see `surprise`) is above the limit.
         compare: whether scans are compared so, which takes an image's evaluation at a few levels.
         """
-        cohort = cohort if isinstance(cohort, Cohort) else read_cohort(cohort)
+        if draws != 0:  # 0: means and probabilities alone; one draw has no spread
+            whole("draws", draws, 2)
+        whole("seed", seed, 0)
+        cohort = self._cohort(cohort)
         facts = _facts(given)
-        wanted = [s.name for s in self.schema.scalars if s.name not in facts] if want is None else list(want)
+        wanted = [s.name for s in self.schema.scalars if s.name not in facts] if want is None else names_of(want)
         for name in wanted:
             self.schema.scalar(name)
         if not self.schema.images and not facts:
@@ -139,7 +149,9 @@ class MetaVoxel:
         variation of the probabilities; of a number, the means' difference in sd of its draws. 0 is consistent; what
         `draws` random draws leave is about .5 / sqrt(draws).
         """
-        cohort = cohort if isinstance(cohort, Cohort) else read_cohort(cohort)
+        whole("draws", draws, 2)
+        whole("seed", seed, 0)
+        cohort = self._cohort(cohort)
         facts = _facts(given)
         free = [s.name for s in self.schema.scalars if s.name not in facts]
         if len(free) < 2:
@@ -156,7 +168,7 @@ class MetaVoxel:
         if name not in self.usual:
             raise MetavoxelError(f"this model was saved before scans were compared with its training people's {name}; "
                                  "train it again, or use --init for a few steps")  # fmt: skip
-        entries = self.codecs[name].encode(torch.from_numpy(voxels).float().to(self.device))
+        entries = self.codecs[name].encode(self._on_device(image, voxels, (len(voxels), *image.shape)))
         return self.usual[name].surprise(features(self.denoiser, image, entries)).cpu().numpy()
 
     @cached_property
@@ -179,12 +191,12 @@ class MetaVoxel:
             "architecture": self.config.net.architecture,
             "times": to_dict(self.config)["times"],
             "parameters": parameters,
-            "summary": self.summary,
+            "summary": {name: value for name, value in self.summary.items() if name != "seen"},
         }
 
     def save(self, folder: str | Path, half: bool = False) -> Path:
         """model.json and model.safetensors in `folder`; half: weights in float16, half the size."""
-        folder = Path(folder)
+        folder = make_folder(folder)
         tensors = self._weights().state_dict()
         if half:
             tensors = {k: t.half() if t.is_floating_point() else t for k, t in tensors.items()}
@@ -202,35 +214,43 @@ class MetaVoxel:
 
     def _image(self, image: Image, value: object) -> tuple[Tensor, Geometry | None]:
         """A scan (path, or array on the model's grid) as entries (1, channels, *grid), and where it came from."""
+        geometry = None
         if isinstance(value, str | Path):
             conformed = load_scan(Path(value), image)
-            array, geometry = conformed.array, conformed.geometry
-        else:
-            array, geometry = np.asarray(value, dtype=np.float32), None
-            if array.shape != image.shape:
-                raise MetavoxelError(
-                    f"{image.name}: an array must be on the model's grid {image.shape}, got {array.shape}; "
-                    "give the scan's file to have it resampled"
-                )
-        voxels = torch.from_numpy(np.ascontiguousarray(array)).float()[None].to(self.device)
-        if not torch.isfinite(voxels).all():
+            value, geometry = conformed.array, conformed.geometry
+        return self.codecs[image.name].encode(self._on_device(image, value, image.shape)[None]), geometry
+
+    def _on_device(self, image: Image, array: object, shape: tuple[int, ...]) -> Tensor:
+        """Voxels on the model's grid, of this shape, as a tensor."""
+        try:
+            voxels = np.array(array, dtype=np.float32, order="C")
+        except (TypeError, ValueError) as error:
+            raise MetavoxelError(f"{image.name}: give one scan's file, or its voxels on the model's grid") from error
+        if voxels.shape != shape:
+            raise MetavoxelError(
+                f"{image.name}: an array must be on the model's grid {shape}, got {voxels.shape}; "
+                "give the scan's file to have it resampled"
+            )
+        if not np.isfinite(voxels).all():
             raise MetavoxelError(f"{image.name}: the array holds NaN or infinite voxels; mask or fill them first")
-        return self.codecs[image.name].encode(voxels), geometry
+        return torch.from_numpy(voxels).to(self.device)
+
+    def _cohort(self, cohort: Cohort | str | Path) -> Cohort:
+        """A scan alone is one of the model's first image."""
+        if isinstance(cohort, Cohort):
+            return cohort
+        return read_cohort(cohort, [self.first_image().name] if is_scan_name(cohort) else None)
 
 
-def _facts(given: Sequence[str] | Mapping[str, object]) -> dict[str, object]:
+def _facts(given: str | Sequence[str] | Mapping[str, object]) -> dict[str, object]:
     """Names (None: from the table), or name -> one value for all."""
-    return dict(given) if isinstance(given, Mapping) else dict.fromkeys(given)
+    return dict(given) if isinstance(given, Mapping) else dict.fromkeys(names_of(given))
 
 
 def load(source: str | Path, device: str | None = None) -> MetaVoxel:
     """A model from a folder, `hf://owner/name`, or the name of a packaged one (`phantom`)."""
     folder = resolve(source)
-    content = checkpoint.read_json(folder / "model.json")
-    if not isinstance(content, dict) or content.get("format", 0) > FORMAT or "schema" not in content:
-        written = content.get("metavoxel", "another version") if isinstance(content, dict) else "another program"
-        raise MetavoxelError(f"{folder / 'model.json'}: written by metavoxel {written}, in a format this version "
-                             f"({__version__}) does not know; upgrade metavoxel")  # fmt: skip
+    content = _described(folder / "model.json")
     schema = Schema.from_dict(content["schema"], str(folder / "model.json"))
     config = from_dict(content["config"], str(folder / "model.json"))
     denoiser = make_denoiser(schema, config.net, config.times)
@@ -245,6 +265,19 @@ def load(source: str | Path, device: str | None = None) -> MetaVoxel:
     checkpoint.load_weights(model._weights(), tensors, folder / "model.safetensors")
     model._weights().to(place_of(device))
     return model
+
+
+def _described(path: Path) -> dict[str, Any]:
+    """What model.json says. Raises MetavoxelError where that is of a later format, or not whole."""
+    content = checkpoint.read_json(path)
+    if not isinstance(content, dict) or content.get("format") not in range(FORMAT + 1):
+        written = content.get("metavoxel", "another version") if isinstance(content, dict) else "another program"
+        raise MetavoxelError(f"{path}: written by metavoxel {written}, in a format this version ({__version__}) does not "
+                             "know; upgrade metavoxel")  # fmt: skip
+    for part in ("schema", "config", "summary"):
+        if not isinstance(content.get(part), dict):
+            raise MetavoxelError(f"{path}: lacks its {part}; copy or train it again")
+    return content
 
 
 def resolve(source: str | Path) -> Path:

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from metavoxel.asked import names_of, whole
 from metavoxel.data.conform import Geometry
 from metavoxel.denoiser import LearnedDenoiser
 from metavoxel.diffusion import Denoiser, Given, encode_once, expect
@@ -83,17 +84,16 @@ class Posterior:
         repeats: int | None = None,
         guidance: float = 1.0,
     ) -> Draws:
-        """n joint draws of `want` (default: all that is not known). A draw depends on seed and its index, not on n.
+        """n joint draws of `want` (default: all that is not known). A draw depends on seed and its index, not on n (of
+        images, to rounding: their batches differ).
 
         method: direct, replacement or repaint, with its steps, jump and repeats: see `methods.walk`. guidance: above 1
         stresses what is known, see `guidance`; for images to look at, not for numbers to report.
         """
-        if want is None:
-            want = [name for name in self.schema.names if name not in self.known]
+        want = [name for name in self.schema.names if name not in self.known] if want is None else names_of(want)
         if not want:
             raise MetavoxelError("everything is given; leave out what you want to know")
-        if n < 1:
-            raise MetavoxelError(f"n must be at least 1, got {n}")
+        n, seed = whole("n", n, 1), whole("seed", seed, 0)
         asked = walk(self.schema, self.denoiser.coverage, self.known, want, method, steps, jump, repeats)
         images_move = any(asked.moves(image.name) for image in self.schema.images)
         plain = images_move or guidance != 1  # guidance hides the scan in turn, so it needs it unencoded
@@ -139,11 +139,14 @@ def encode_facts(schema: Schema, facts: Mapping[str, object], device: torch.devi
     known = {}
     for name, value in facts.items():
         variable = schema.scalar(name)
-        values, observed = variable.encode(pd.Series([value], index=["given"], dtype=object))
+        alone = value.item() if isinstance(value, np.ndarray | Tensor) and value.ndim == 0 else value
+        values, observed = variable.encode(pd.Series([alone], index=["given"], dtype=object))
         if not observed.all():
             raise MetavoxelError(f"{name}: no value given; leave it out to have it ignored")
         if isinstance(variable, Continuous):
-            variable.refuse_beyond(float(variable.decode(values)[0]))
+            stranger = variable.stranger(float(variable.decode(values)[0]))
+            if stranger:
+                raise MetavoxelError(f"{name}: {stranger}; ask nearer to it")
         known[name] = Given(values.to(device))
     return known
 

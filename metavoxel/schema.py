@@ -94,12 +94,12 @@ class Continuous(_Scalar):
         span, law = (float(values.min()), float(values.max())), Law.of(self.scale.encode(values))
         return replace(self, span=span, law=law, step=step_of(values))
 
-    def refuse_beyond(self, value: float) -> None:
-        """Raises MetavoxelError for a value more than a quarter of the training rows' span away from them."""
+    def stranger(self, value: float) -> str | None:
+        """Why a value is too far from the training rows' to be asked about, by more than a quarter of their span."""
         low, high = self.span or (value, value)
-        if not low - (high - low) / 4 <= value <= high + (high - low) / 4:
-            place = f"{low:g} to {high:g} {self.unit}".rstrip()
-            raise MetavoxelError(f"{self.name}: {value:g} is outside of the training range, {place}; ask nearer to it")
+        if low - (high - low) / 4 <= value <= high + (high - low) / 4:
+            return None
+        return f"{value:g} is outside of the training range, {low:g} to {high:g} {self.unit}".rstrip()
 
     def encode(self, column: Sequence[object] | pd.Series) -> tuple[Tensor, Tensor]:
         """Values (n) in `unit` -> scores (n,) float32 and observed (n,) bool."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from metavoxel.asked import whole
 from metavoxel.clocks import sigma
 from metavoxel.diffusion import Given, count_rows, device_of
 from metavoxel.errors import MetavoxelError
@@ -64,8 +65,7 @@ def smc(
     Raises MetavoxelError for a question that makes no sense and for a plan that goes back up.
     """
     rows = count_rows(schema, given, want)
-    if particles < 1:
-        raise MetavoxelError(f"particles must be at least 1, got {particles}")
+    whole("particles", particles, 1)
     if not plan or plan[0][0] != 1 or plan[-1][1] != 0 or any(s >= t for t, s in plan):
         raise MetavoxelError("particles walk from 1 down to 0 and never back; give a plan such as even_plan(100)")
     device, n = device_of(denoiser, given), rows * particles

@@ -65,6 +65,16 @@ def test_sample_writes_table_scans_and_picture(run, untrained, phantoms, tmp_pat
     assert len(pd.read_csv(scalars / "samples.csv")) == 5
 
 
+def test_earlier_draws_in_the_folder_are_not_taken_for_these(run, untrained, tmp_path):
+    """Nothing else is touched."""
+    (tmp_path / "draw-mine.nii.gz").touch()
+    for n, want in ((3, "T1w,age"), (2, "T1w,age"), (2, "age")):
+        status, _ = run("sample", untrained, "--given", "sex=F", "--want", want, "-n", n, "--steps", 1, "-o", tmp_path)
+        there = sorted(path.name for path in tmp_path.iterdir())
+        drawn = [f"draw-{i:04d}_T1w.nii.gz" for i in range(n)] if "T1w" in want else []
+        assert status == 0 and there == sorted([*drawn, *(["T1w.png"] if drawn else []), "draw-mine.nii.gz", "samples.csv"])
+
+
 def test_phantom_and_inspect(run, untrained, tmp_path, capsys):
     assert run("phantom", tmp_path / "c", "-n", 2, "--diagnosis")[0] == 0
     assert (tmp_path / "c/derivatives/phantom/posterior.tsv").exists()
@@ -219,6 +229,9 @@ def test_broken_model_folders(refused, untrained, tmp_path):
     (newer / "model.json").write_text(json.dumps({**about, "format": 99, "metavoxel": "9.0"}))
     assert "upgrade" in refused("inspect", newer)
     other = copy("other")
+    for part in ("schema", "config", "summary"):
+        (newer / "model.json").write_text(json.dumps({key: value for key, value in about.items() if key != part}))
+        assert f"lacks its {part}" in refused("inspect", newer)
     about["config"]["net"]["token_width"] = 64
     (other / "model.json").write_text(json.dumps(about))
     assert "do not belong together" in refused("inspect", other)

@@ -144,6 +144,12 @@ def test_guesses():
     assert guesses["ill"].levels == ("0", "1") and guesses["mixed"].levels == ("f", "m")
 
 
+def test_a_cell_that_cannot_be_right_names_file_and_row(tmp_path):
+    (tmp_path / "people.csv").write_text('participant_id,age\nsub-01,31\nsub-02,"38,7"\nsub-03,44\n')
+    with pytest.raises(MetavoxelError, match=r"people\.csv: age: '38,7' at sub-02 is not a number; write it with"):
+        read_cohort(tmp_path / "people.csv")
+
+
 def test_numbers_and_levels_name_row_and_value():
     column = pd.Series(["31", "n.k.", np.nan], index=["sub-01", "sub-02", "sub-03"], name="age", dtype=object)
     with pytest.raises(MetavoxelError, match=r"age: 'n\.k\.' at sub-02 is not a number"):

@@ -115,6 +115,16 @@ def test_what_is_written_reads_back_as_it_was(run, table, tmp_path):
     assert "sub-" not in (text := (tmp_path / "schema.yaml").read_text()) and text.count("reason:") == 9
 
 
+def test_an_edited_file_is_not_written_over(run, refused, table, tmp_path):
+    file = tmp_path / "schema.yaml"
+    for _ in range(2):  # the same again is no loss
+        assert run("schema", table, "-o", file)[0] == 0
+    edited = file.read_text() + "# looked through\n"
+    file.write_text(edited)
+    assert "may have been edited" in refused("schema", table, "-o", file)
+    assert file.read_text() == edited
+
+
 def test_an_edited_file_is_honoured(run, table, tmp_path):
     run("schema", table, "-o", tmp_path / "schema.yaml")
 

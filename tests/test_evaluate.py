@@ -11,7 +11,7 @@ import pytest
 import metavoxel as mv
 from metavoxel.checkpoint import read_json, write_json
 from metavoxel.data.phantom import write_cohort
-from metavoxel.data.splits import draw_split, part_of
+from metavoxel.data.splits import draw_split, marks_of, part_of
 from metavoxel.errors import MetavoxelError
 from metavoxel.evaluate.claims import CONSTANT, EXACT, Claim
 from metavoxel.evaluate.compare import comparison
@@ -208,6 +208,35 @@ def test_a_cohort_that_cannot_be_evaluated(run, cohort, tmp_path, spoil, says):
     status, error = run("evaluate", "phantom", folder, "-o", tmp_path / "out")
     assert status == 2 and pd.Series([error]).str.contains(says).all(), error
     assert len(error.strip().splitlines()) == 1 and not (tmp_path / "out" / "report.html").exists()
+
+
+def test_what_is_refused_leaves_nothing(refused, cohort, untrained, tmp_path):
+    for option, says in {
+        ("--by", "height"): "has no such column", ("--radimagenet", "no.pth"): "no.pth: no such file",
+        ("--scans", 0, "--medicalnet", "no.pth"): "of which there are none", ("--baselines", tmp_path): "holds no NAME",
+    }.items():  # fmt: skip
+        assert says in refused("evaluate", "phantom", cohort, "-o", tmp_path / "out", *option)
+    assert not (tmp_path / "out").exists()
+    assert "holds a model" in refused("evaluate", "phantom", cohort, "-o", untrained)
+
+
+def test_people_whose_scans_were_learnt_from_are_refused(refused, phantoms, untrained, tmp_path):
+    """Without any split, in another folder and under other names, too; models trained from this one on know it as well."""
+    copy = tmp_path / "copy"
+    for folder in sorted(phantoms.glob("sub-*"))[:2]:
+        own = copy / folder.name.replace("sub-", "sub-x") / "anat"
+        own.mkdir(parents=True)
+        for file in (folder / "anat").iterdir():
+            shutil.copyfile(file, own / file.name.replace("sub-", "sub-x"))
+    shutil.copyfile(phantoms / "participants.tsv", copy / "participants.tsv")
+    (copy / "participants.tsv").write_text((copy / "participants.tsv").read_text().replace("sub-", "sub-x"))
+    says = refused("evaluate", untrained, copy, "-o", tmp_path / "out")
+    assert "sub-x0001, sub-x0002 are in the training of" in says
+    few = mv.preset("tiny", joint={"steps": 1, "batch": 2, "validate_every": 1}, reading=0, validation=0.5)
+    people = write_cohort(tmp_path / "others", 4, seed=77)
+    further = mv.train(people, few, tmp_path / "further", init=untrained, quiet=True)
+    assert set(marks_of(mv.read_cohort(phantoms))) | set(marks_of(mv.read_cohort(people))) == set(further.summary["seen"])
+    assert "seen" not in further.describe()["summary"]
 
 
 def test_one_person_and_one_class_are_said_to_be_too_few(cohort, tmp_path):

@@ -13,7 +13,7 @@ import metavoxel as mv
 from metavoxel.config import Config, Optimiser
 from metavoxel.data.cohort import Cohort
 from metavoxel.data.phantom import write_cohort
-from metavoxel.data.splits import draw_split
+from metavoxel.data.splits import draw_split, part_of
 from metavoxel.errors import MetavoxelError
 from metavoxel.evaluate import baselines
 from metavoxel.evaluate.baselines import BASELINES, RECORD, run_baselines
@@ -96,7 +96,7 @@ def test_the_papers_model_is_evaluated_in_spite_of_gaps(
 ) -> None:
     """It cannot ignore a missing fact, so the rows that lack the same are asked together, without it."""
     monkeypatch.setattr("metavoxel.methods.PAPER_STEPS", 2)
-    few = cohort.subset(range(8))
+    few, _ = part_of(cohort, made / "split.tsv", "test", None)
     assert few.table[["age", "sex", "diagnosis", "mmse"]].isna().to_numpy().any()
     found = evaluate(made / "paper/model", few, tmp_path, Options(scans=0), quiet=True)
     for name, metric in (("age", "mae"), ("diagnosis", "accuracy")):

@@ -51,7 +51,7 @@ def test_scale_one_and_nothing_given_are_the_model_itself() -> None:
 
 
 def test_senseless_guidance_is_refused() -> None:
-    with pytest.raises(MetavoxelError, match="must be 0 or more"):
+    with pytest.raises(MetavoxelError, match="must be a number at least 0"):
         guide(Oracle(), SCAN, -1.0)
     with pytest.raises(MetavoxelError, match="times: mixture"):
         guide(Oracle(coverage=SharedTimes()), SCAN, 2.0)

@@ -90,6 +90,8 @@ def test_command_writes_completions_their_spread_and_a_picture(run, untrained, s
     assert names == {"samples.csv", "completion-0000_T1w.nii.gz", "completion-0001_T1w.nii.gz", "T1w_sd.nii.gz", "T1w.png"}
     assert list(pd.read_csv(out / "samples.csv").columns) == ["draw", "age"]
     assert read_volume(out / "completion-0000_T1w.nii.gz").shape == read_volume(scan).shape
+    assert run("inpaint", untrained, scan, masked(*BOX), "-n", 1, "--steps", 1, "-o", out)[0] == 0
+    assert {path.name for path in out.iterdir()} == {"samples.csv", "completion-0000_T1w.nii.gz", "T1w.png"}
 
 
 def test_masks_that_cannot_be_meant(refused, untrained, scan, masked, tmp_path) -> None:

@@ -58,7 +58,7 @@ def test_facts_alone_and_images_wanted(model):
         (lambda p: p.mean("sex"), "use probability"),
         (lambda p: p.probability("age"), "use mean"),
         (lambda p: p.given(age=50).mean("age"), "both given and wanted"),
-        (lambda p: p.sample(["age"], n=0), "n must be at least 1"),
+        (lambda p: p.sample(["age"], n=0), "n must be a whole number of at least 1"),
         (lambda p: p.sample([]), "everything is given"),
         (lambda p: p.sample(["weight"]), "weight"),
     ],

@@ -141,7 +141,7 @@ def test_a_network_is_filtered_too() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"particles": 0}, "particles must be at least 1"),
+        ({"particles": 0}, "particles must be a whole number of at least 1"),
         ({"plan": [(1.0, 0.5), (0.5, 0.7), (0.7, 0.0)]}, "never back; give a plan such as even_plan"),
         ({"plan": even_plan(4, start=0.5)}, "from 1 down to 0"),
         ({"plan": []}, "from 1 down to 0"),

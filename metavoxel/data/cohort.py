@@ -198,7 +198,10 @@ def read_cohort(
             notes.append(f"{gaps} of {len(table)} rows have no {name}")
     notes += flagged_notes(root)
     sidecar = {new: sidecar[old] for new, old in wanted.items() if old in sidecar}
-    return _settled(pd.DataFrame(cells), images, sidecar, root, notes, settled)
+    try:
+        return _settled(pd.DataFrame(cells), images, sidecar, root, notes, settled)
+    except MetavoxelError as error:  # which names the row
+        raise MetavoxelError(f"{table_path}: {error}") from error
 
 
 def concat(cohorts: Mapping[str, Cohort], site: str | None = "site") -> Cohort:

@@ -39,6 +39,8 @@ def schema(
     if out is None:
         typer.echo(data.schema_yaml(), nl=False)
         return
+    if out.is_file() and out.read_bytes() != data.schema_yaml().encode():
+        raise MetavoxelError(f"{out}: is there already and may have been edited; remove it, or name another -o")
     with atomic_write(out) as file:
         file.write(data.schema_yaml())
     say(f"{out}; edit it, then: metavoxel train {cohort} --schema {out} -o model/")

@@ -260,7 +260,7 @@ def render(
     the row's index label (an integer) only, not on `batch`: the number of scans at once, by default as many as fit in
     about 1 GB (64 of 32 x 40 x 32). `device`: the GPU if there is one, unless named.
     """
-    if spacing <= 0:
+    if not 0 < spacing < math.inf:
         raise MetavoxelError(f"phantom: spacing is {spacing}; pass the voxel's side in mm, for example 5")
     for size, least, axis in zip(shape, _SMALLEST_FIELD_OF_VIEW, "xyz", strict=True):
         if size * spacing < least:

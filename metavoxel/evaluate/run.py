@@ -5,7 +5,7 @@ figures are made anew each time.
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,8 @@ from metavoxel.evaluate.evaluation import Evaluation, Options, Side
 from metavoxel.evaluate.fairness import fairness, fairness_section, group_columns
 from metavoxel.evaluate.figures import OURS, Findings
 from metavoxel.evaluate.headsize import head_size_section
-from metavoxel.evaluate.scans import image_sections, spaces_of
-from metavoxel.evaluate.sides import refuse_leak, sides_of
+from metavoxel.evaluate.scans import Spaces, image_sections, spaces_of
+from metavoxel.evaluate.sides import refuse_leak, refuse_seen, sides_of
 from metavoxel.evaluate.summary import summary_section
 from metavoxel.files import atomic_write, checksum, make_folder, only_one
 from metavoxel.model import resolve
@@ -47,23 +47,31 @@ def evaluate(
     and all answers and drawn scans are judged together, without a look for copies and without a card.
 
     Raises MetavoxelError where somebody is in training and in the test, naming them; where a variable is missing; where OUT
-    holds something else.
+    holds something else. Nothing is written then.
     """
     out, options = Path(out), options or Options()
+    if (out / "model.json").exists():
+        raise MetavoxelError(f"{out}: holds a model; choose another folder for the evaluation")
     whole = cohort if isinstance(cohort, Cohort) else read_cohort(cohort)
     sides = sides_of(str(model), whole, options)
     for side in sides:
+        refuse_seen(side)
         if side.training is not None:
             refuse_leak(side.training, side.test)
     asked = np.concatenate([np.flatnonzero(whole.table["participant_id"].isin(side.test.participants)) for side in sides])
     test = whole.subset(asked)
+    about = _about(sides, model, test, options)
+    run = Evaluation(sides, test, out / WORK, options, Findings(about), quiet)
+    # what a slip of the pen would spoil comes before anything is written
+    by, spaces = group_columns(test, options.by), spaces_of(run)
+    for side in sides:
+        if side.baselines:
+            predictions_of(side.baselines)
     make_folder(out / WORK)
     with only_one(out / WORK / "lock", f"evaluating into {out}"):
-        about = _about(sides, model, test, options)
         _claim(out, about)
         alone = sides[0] if len(sides) == 1 else None
-        run = Evaluation(sides, test, out / WORK, options, Findings(about), quiet)
-        sections = _chapters(run)
+        sections = _chapters(run, by, spaces)
         save_answers(run.claims, test, out / ANSWERS)
         run.findings.save(out / "metrics.json")
         if alone:
@@ -84,13 +92,8 @@ def compare_evaluations(a: Path, b: Path, out: Path, seed: int = 0) -> None:
     say(f"{len(table)} differences in {out / 'comparison.html'}")
 
 
-def _chapters(run: Evaluation) -> list[Section]:
+def _chapters(run: Evaluation, by: Sequence[str], spaces: Mapping[str, Spaces]) -> list[Section]:
     found, seed = run.findings, run.options.seed
-    # what a slip of the pen would spoil comes before what takes minutes
-    by, spaces = group_columns(run.cohort, run.options.by), spaces_of(run)
-    for side in run.sides:
-        if side.baselines:
-            predictions_of(side.baselines)
     found.add(accuracy(run.claims, run.people, seed))
     found.add(calibration(run.claims, seed))
     found.add(fairness(run.claims, run.cohort, by, seed))

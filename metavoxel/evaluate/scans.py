@@ -128,7 +128,9 @@ def _gallery(run: Evaluation, image: Image, made: np.ndarray, made_rows: pd.Data
 
 def spaces_of(run: Evaluation) -> dict[str, Spaces]:
     """What each image's scans are compared by; nothing where none are drawn."""
-    images = run.model.schema.images if run.options.scans else ()
+    images, options = run.model.schema.images if run.options.scans else (), run.options
+    if not images and (options.radimagenet or options.medicalnet):
+        raise MetavoxelError("--radimagenet and --medicalnet look at drawn scans, of which there are none; leave them out")
     return {image.name: _spaces(run, image) for image in images}
 
 

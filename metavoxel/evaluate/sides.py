@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from metavoxel.data.cohort import Cohort, concat, read_cohort
-from metavoxel.data.splits import part_of, read_split, same_scans
+from metavoxel.data.splits import marks_of, part_of, read_split, same_scans
 from metavoxel.data.table import bare_id
 from metavoxel.errors import MetavoxelError
 from metavoxel.evaluate.evaluation import Options, Side
@@ -54,6 +54,15 @@ def _loaded(name: str, taken: Mapping[str, Any], options: Options) -> MetaVoxel:
             raise MetavoxelError(f"{name}: was trained with the split {which}; people of another test may have been in its "
                                  "training: give that one, or name the training people with --training")  # fmt: skip
     return model
+
+
+def refuse_seen(side: Side) -> None:
+    """Raises MetavoxelError, with names, where the model has learnt from a scan that it is to be asked about."""
+    seen: set[str] = set(side.model.summary.get("seen", ()))  # type: ignore[call-overload]
+    known = dict.fromkeys(who for mark, who in marks_of(side.test).items() if mark in seen)
+    if known:
+        raise MetavoxelError(f"{_named(list(known))} in the training of {side.name}, with the same scans; ask about "
+                             "others, by --split or in another cohort")  # fmt: skip
 
 
 def refuse_leak(training: Cohort, test: Cohort) -> None:
