@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from common import SHARED
 from torch import Tensor
 
-from metavoxel.data.conform import filled, largest_piece, to_ras
+from metavoxel.data.conform import closed, filled, largest_piece, to_ras
 from metavoxel.data.volume import read_volume
 from metavoxel.prepare.brain import SPACING_MM, normalised
 from metavoxel.prepare.strip import Head, brain_mask
@@ -70,8 +70,7 @@ def whole(person: str) -> Source:
     group = np.zeros(regions.max() + 1, int)
     group[names] = 1 + clusters(np.repeat(medians, counts), IN_BRAIN)[np.cumsum(counts) - 1]
     tissue = group[regions]
-    head = np.pad(largest_piece((image > 0.08) | (regions > 0)), 4)
-    head = filled(ndimage.binary_closing(head, iterations=4))[4:-4, 4:-4, 4:-4]
+    head = filled(closed(largest_piece((image > 0.08) | (regions > 0)), 4))
     around = head & (regions == 0)
     tissue[around] = 1 + IN_BRAIN + clusters(image[around], AROUND)
     return _source(image, tissue, regions > 0)

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from metavoxel.data.conform import Conformed, Geometry, Grid, conform, filled, grid_mask, restore, restore_mask
+from metavoxel.data.conform import Conformed, Geometry, Grid, closed, conform, filled, grid_mask, restore, restore_mask
 from metavoxel.data.volume import Volume, atomic_write, read_volume, write_volume
 from metavoxel.errors import MetavoxelError
 
@@ -276,6 +276,15 @@ def test_intensity_units_do_not_matter(reference):
 def test_holes_are_filled_as_scipy_fills_them(share):
     mask = np.random.default_rng(0).random((20, 24, 18)) < share
     np.testing.assert_array_equal(filled(mask), ndimage.binary_fill_holes(mask))
+
+
+@pytest.mark.parametrize("shape", [(20, 24, 18), (3, 4, 5)])
+@pytest.mark.parametrize("share", [0.02, 0.2, 0.5, 0.9])
+def test_masks_are_closed_as_scipy_closes_them(share, shape):
+    mask = np.random.default_rng(0).random(shape) < share
+    for times in (1, 3):
+        theirs = ndimage.binary_closing(np.pad(mask, times), iterations=times)
+        np.testing.assert_array_equal(closed(mask, times), theirs[times:-times, times:-times, times:-times])
 
 
 def test_spacing_matters_little():

@@ -17,6 +17,7 @@ from metavoxel.errors import MetavoxelError
 
 HEAD_MM = 130.0  # a brain is about so high; what is further below the top of the head is face and neck
 FOREGROUND_STEP_MM = 3.0  # the foreground is looked for on every voxel of about this spacing: fast, and fine enough
+CLOSED = 3  # voxels of that spacing; half as wide as the gaps in a head that are closed
 UNSEEN = 1e-8  # a share of a voxel's weight that float32 does not hold
 BRIGHT_PERCENTILE = 99.5  # of the foreground; it becomes 1
 
@@ -188,6 +189,22 @@ def filled(mask: np.ndarray) -> np.ndarray:
     return pieces[1:-1, 1:-1, 1:-1] != pieces[0, 0, 0]
 
 
+def closed(mask: np.ndarray, times: int) -> np.ndarray:
+    """A mask (x, y, z), grown and shrunk `times` times by the six neighbours of a voxel. In one piece, a shift a neighbour:
+    `binary_closing` takes eight times as long. What is shifted over an end of a line falls on the margin."""
+    margin = times + 1
+    wide = np.pad(mask, margin)
+    steps = [stride // wide.itemsize for stride in wide.strides]
+    line = wide.ravel()
+    for meet in [np.logical_or] * times + [np.logical_and] * times:
+        before = line.copy()
+        for step in steps:
+            meet(line[step:], before[:-step], out=line[step:])
+            meet(line[:-step], before[step:], out=line[:-step])
+    inner = slice(margin, -margin)
+    return line.reshape(wide.shape)[inner, inner, inner]
+
+
 def blur_for(step: np.ndarray | float) -> np.ndarray:
     """Standard deviation, in input voxels, of the Gaussian that makes the input's point spread, taken as one voxel at half
     maximum, that of an output whose voxels are `step` as large (Cardoso et al., MICCAI 2015); 0 where it is finer."""
@@ -229,8 +246,6 @@ def _weights(n_in: int, n_out: int, step: float, start: float) -> np.ndarray:
 
 def _landmarks(array: np.ndarray, spacing: np.ndarray) -> tuple[np.ndarray, float, float]:
     """Centre of the brain (3,) in voxels, intensity of the background, intensity of bright tissue; for a RAS array."""
-    from scipy import ndimage
-
     step = np.maximum(1, np.round(FOREGROUND_STEP_MM / spacing)).astype(int)
     coarse = array[:: step[0], :: step[1], :: step[2]]
     if coarse.min() == coarse.max():  # something tiny in an empty field
@@ -240,7 +255,7 @@ def _landmarks(array: np.ndarray, spacing: np.ndarray) -> tuple[np.ndarray, floa
     offset = float(np.median(coarse[coarse <= threshold]))
     bright = float(np.percentile(coarse[head], BRIGHT_PERCENTILE))
     # Skull, sinuses and ventricles are dark: close them, so that the centre is that of the head and not of its fat.
-    head = filled(ndimage.binary_closing(np.pad(head, 3), iterations=3))[3:-3, 3:-3, 3:-3]
+    head = filled(closed(head, CLOSED))
     top = np.flatnonzero(head.any(axis=(0, 1)))[-1]
     head[:, :, : max(0, top + 1 - round(HEAD_MM / (spacing[2] * step[2])))] = False
     return np.argwhere(head).mean(axis=0) * step, offset, bright
