@@ -11,7 +11,7 @@ from metavoxel.diffusion import Coverage, noise_error, weighed
 from metavoxel.errors import MetavoxelError
 from metavoxel.nets.paper import PaperNet, PaperSettings
 from metavoxel.processes import Discrete
-from metavoxel.schema import Scalar, Schema, State, Times
+from metavoxel.schema import Continuous, Scalar, Schema, State, Times
 
 LEAST_ALPHA = 0.01
 """Just below where latent diffusion's schedule ends (clocks.ScaledLinear)."""
@@ -32,6 +32,7 @@ class PaperDenoiser(nn.Module):
             )
         self.schema, self.coverage = schema, coverage
         self.channels = [image.fitted.channels for image in schema.images]
+        self.spans = {v.name: v.encode(v.span)[0].tolist() for v in schema.scalars if isinstance(v, Continuous) and v.span}
         outputs = [v.process.levels if isinstance(v.process, Discrete) else 1 for v in schema.scalars]
         self.net = PaperNet(settings, len(schema.images[0].shape), sum(self.channels), outputs)
 
@@ -40,6 +41,9 @@ class PaperDenoiser(nn.Module):
         return next(self.parameters()).device
 
     def forward(self, state: State, times: Times) -> State:
+        return self._within(self._clean(state, times))
+
+    def _clean(self, state: State, times: Times) -> State:
         noise, answers = self.net(*self._entering(state, times))
         clean = self._scalars(answers, state, times)
         for image, eps in zip(self.schema.images, noise.split(self.channels, 1)):
@@ -48,11 +52,16 @@ class PaperDenoiser(nn.Module):
 
     def judge(self, state: State, times: Times, x0: State) -> State:
         """The paper's loss of every entry."""
-        return weighed(self(state, times), self.schema, times, x0, noise_error)
+        return weighed(self._clean(state, times), self.schema, times, x0, noise_error)
 
     def scalars_alone(self, state: State, times: Times) -> State:
         """`forward` without the images, which more than half of the network is for."""
-        return self._scalars(self.net.answers(*self._entering(state, times)), state, times)
+        return self._within(self._scalars(self.net.answers(*self._entering(state, times)), state, times))
+
+    def _within(self, clean: State) -> State:
+        """Numbers kept within their span in training, where an expected value lies, as by `clip_sample` of MONAI's DDIM:
+        near noise, alpha = .012 makes eighty spans of an error of one in it, from which a sampler does not come back."""
+        return {**clean, **{name: clean[name].clamp(low, high) for name, (low, high) in self.spans.items()}}
 
     def _entering(self, state: State, times: Times) -> tuple[Tensor, Tensor, Tensor]:
         """Images, scalars as numbers and the one time, as the network takes them."""

@@ -172,6 +172,22 @@ def test_the_loss_is_the_papers(delta: float) -> None:
     assert float(loss.total) == pytest.approx(sum(map(float, loss.parts.values())))
 
 
+def test_a_network_that_is_off_tells_numbers_within_their_range_and_pays_in_full() -> None:
+    """Beside noise it would be ages of thousands of years, from which no sampler comes back."""
+    age = replace(facts()[0], span=(-1.5, 2.0))  # type: ignore[type-var]
+    schema, n = Schema([*images(GRID, 1), age]), 64
+    denoiser = PaperDenoiser(schema, TINY, SharedTimes())
+    x0 = {"scan0": torch.randn(n, 1, *GRID), "age": torch.linspace(-1.5, 2.0, n)}
+    denoiser.net = _Off(x0, 0.5)
+    noise, near = Noise(0, torch.arange(n)), levels(schema, n, 0.999)
+    assert denoiser(x0, near)["age"].min() == -1.5 and denoiser(x0, near)["age"].max() <= 2.0
+    loss = joint_loss(denoiser, schema, x0, everyone(schema, n), near, noise)
+    assert float(loss.parts["age"]) == pytest.approx(0.25, rel=0.01)
+    denoiser.net = _Off(x0, 0.0)
+    whole = denoiser({name: alpha(CLOCK.tau(torch.tensor(0.5))) * x for name, x in x0.items()}, levels(schema, n, 0.5))
+    torch.testing.assert_close(whole["age"], x0["age"], atol=1e-3, rtol=1e-3)
+
+
 def test_missing_values_carry_no_loss_and_leave_the_time_alone() -> None:
     schema, n = Schema([*images(GRID, 1), *facts()[:2]]), 4
     denoiser = PaperDenoiser(schema, TINY, SharedTimes())
