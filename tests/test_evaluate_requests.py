@@ -9,7 +9,9 @@ from scipy import stats
 from metavoxel.data import phantom
 from metavoxel.data.phantom_render import render
 from metavoxel.errors import MetavoxelError
-from metavoxel.evaluate.matching import curves
+from metavoxel.evaluate.figures import Figure, Findings
+from metavoxel.evaluate.looks import REAL
+from metavoxel.evaluate.matching import CURVES, SECTION, ageing_section, curves, reading_section
 from metavoxel.evaluate.requests import Predictor, agreement, compare_curves, linear_fit, match, train_on_drawn
 
 
@@ -139,3 +141,24 @@ def test_mistakes_are_told(scans: tuple[np.ndarray, pd.DataFrame]) -> None:
     }.items():
         with pytest.raises(MetavoxelError, match=message):
             call()
+
+
+def test_the_page_says_what_follows_age_and_what_does_not() -> None:
+    ratios = dict(zip(CURVES, [(0.67, 0.59, 0.75), (1.3, 1.1, 1.5), (0.9, 0.7, 1.1)]))
+    figures = [Figure(SECTION, "T1w", f"{name}: spread_ratio", 1.0) for name in CURVES]
+    figures += [Figure(SECTION, "T1w", f"{name}: slope_ratio", x, low=low, high=high) for name, (x, low, high) in ratios.items()]
+    table = pd.DataFrame({name: [1.0, 2.0, 3.0] for name in ("age", *CURVES)})
+    page = ageing_section(Findings({}, figures), "T1w", table, table)
+    for words in ("too little: brain 0.67 [0.59, 0.75]", "too much: ventricles 1.30", "within chance: grey 0.90"):
+        assert words in page.conclusion
+    assert "white" not in page.conclusion and page.table is not None and page.table.rows[3] == ("white", "-", "1.00")
+    none = ageing_section(Findings({}, figures[: len(CURVES)]), "T1w", table, table)
+    assert "nothing to follow" in none.conclusion
+
+
+def test_the_page_says_what_is_read_from_drawn_scans() -> None:
+    figures = [Figure(SECTION, "T1w", "age: mae", 10.2), Figure(SECTION, "T1w", "age: mae", 10.8, REAL)]
+    figures += [Figure(SECTION, "T1w", f"age: mae, trained on {kind}", x) for kind, x in (("drawn", 11.6), ("both", 10.7))]
+    page = reading_section(Findings({}, figures), "T1w")
+    assert "age with an error of 10.2 (from real ones with an error of 10.8)" in page.conclusion
+    assert page.table is not None and page.table.rows == [("age: mae", "10.2", "10.8", "11.6", "10.7")]

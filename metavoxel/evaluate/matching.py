@@ -1,4 +1,4 @@
-"""Does a drawn scan show what was asked for? The report's chapter over `requests`."""
+"""Does a drawn scan show what was asked for? The report's chapters over `requests`."""
 
 from collections.abc import Iterator, Sequence
 
@@ -11,6 +11,7 @@ from metavoxel.evaluate.requests import Sample, compare_curves, linear_fit, matc
 from metavoxel.page import Picture, Section, Table
 
 SECTION = "requests"
+TRAINED = "trained on"
 SD_95 = 1.96
 SIZE, CURVES = "head_ml", ("brain_ml", "ventricles_ml", "grey_ml", "white_ml")
 
@@ -23,7 +24,7 @@ def matches(image: str, names: Sequence[str], drawn: Sample, real: Sample, train
         for who, key in ((OURS, "drawn"), (REAL, "real")):
             yield Figure(SECTION, image, f"{row['variable']}: {row['metric']}", float(row[key]), who)
     for row in train_on_drawn(judge, drawn, training, real, names).to_dict("records"):
-        metric = f"{row['variable']}: {row['metric']}, trained on {row['training']}"
+        metric = f"{row['variable']}: {row['metric']}, {TRAINED} {row['training']}"
         yield Figure(SECTION, image, metric, float(row["value"]))
 
 
@@ -39,36 +40,55 @@ def curves(image: str, drawn: pd.DataFrame, real: pd.DataFrame, seed: int) -> It
         yield Figure(SECTION, image, f"{name}: spread_ratio", float(row["spread_ratio"]), n=n)
 
 
-def matching_section(findings: Findings, image: str, tables: tuple[pd.DataFrame, pd.DataFrame] | None) -> Section:
-    """tables: volumes of drawn and real scans with their age, for the picture."""
-    own = [figure for figure in findings.figures if figure.section == SECTION and figure.variable == image]
-    rows, said = [], []
-    for figure in own:
-        if figure.who != OURS:
-            continue
-        floor = findings.value(SECTION, image, figure.metric, who=REAL)
-        interval = "" if figure.low is None else f" [{figure.low:.2g}, {figure.high:.2g}]"
-        words = figure.metric.replace("_", " ")
-        rows.append((words, f"{figure.value:.3g}{interval}", f"{floor.value:.3g}" if floor else ""))
-        if floor is not None and figure.metric.endswith((": mae", ": accuracy")):
-            name = figure.metric.split(":")[0]
-            pair = [f"{x:.0%} right" if figure.metric.endswith("accuracy") else f"{x:.3g} off"
-                    for x in (figure.value, floor.value)]  # fmt: skip
-            said.append(f"{name} read off drawn scans is {pair[0]}, off real ones {pair[1]}")
-        if figure.metric.endswith(": slope_ratio"):
-            tissue, times = figure.metric.split("_ml")[0], f"{figure.value:.2g}{interval} times"
-            said.append(f"with age {tissue} changes {times} as much in drawn scans as in real ones")
-    panels = []
-    if tables is not None:
-        for name in CURVES[:2]:
-            made, found = ((table["age"].to_numpy(float), table[name].to_numpy(float)) for table in tables)
-            words = name.removesuffix("_ml")
-            png = plots.curves(words, "age", f"{words}, ml", {"real": found, "drawn": made})
-            panels.append(Picture(png, f"{words} volume over age, real and drawn"))
+def reading_section(findings: Findings, image: str) -> Section:
+    """Of what `matches` found."""
+    drawn, real, by = _figures(findings, image, OURS), _figures(findings, image, REAL), ("drawn", "both")
+    said, rows = [], []
+    for metric in real:
+        name, score = metric.split(": ")
+        learnt = [drawn[f"{metric}, {TRAINED} {kind}"].value for kind in by]
+        rows.append((metric.replace("_", " "), *(f"{x:.3g}" for x in (drawn[metric].value, real[metric].value, *learnt))))
+        if score in ("mae", "accuracy"):
+            one, other = (f"{x:.0%} right" if score == "accuracy" else f"with an error of {x:.3g}"
+                          for x in (drawn[metric].value, real[metric].value))  # fmt: skip
+            said.append(f"{name} {one} (from real ones {other})")
     return Section(
-        f"Do drawn {image} scans show what was asked for?", f"{'; '.join(said) or 'See the table'}.", panels,
-        Table(("figure", "drawn scans", "real scans"), rows),
-        note="Read by ridge and logistic regression on the principal components of real training scans. Trained on drawn: "
-        "predictors of drawn scans, asked about real people. Ratios of slopes on age and of spreads, at equal head "
-        "size: 1 is right. Where real volumes change with age by less than two standard errors, slopes have no ratio.",
+        f"Do drawn {image} scans show what was asked for?", f"Read from drawn scans: {'; '.join(said)}.",
+        table=Table(("", "from drawn scans", "from real ones", *(f"{TRAINED} {kind}" for kind in by)), rows),
+        note="Read by ridge and logistic regression on the principal components of real training scans. Trained on drawn, "
+        "or on both: by such predictors of drawn scans, or of drawn and real ones, asked about real people.",
     )  # fmt: skip
+
+
+def ageing_section(findings: Findings, image: str, drawn: pd.DataFrame, real: pd.DataFrame) -> Section:
+    """Of what `curves` found. drawn, real: volumes with age, for the picture."""
+    found = _figures(findings, image, OURS)
+    said: dict[str, list[str]] = {}
+    rows, panels = [], []
+    for name in CURVES:
+        words, spread, slope = name.removesuffix("_ml"), found[f"{name}: spread_ratio"], found.get(f"{name}: slope_ratio")
+        interval = "-"
+        if slope is not None and slope.low is not None and slope.high is not None:
+            interval = f"{slope.value:.2f} [{slope.low:.2f}, {slope.high:.2f}]"
+            verdict = "too little" if slope.high < 1 else "too much" if slope.low > 1 else "as real ones do, within chance"
+            said.setdefault(verdict, []).append(f"{words} {interval}")
+        rows.append((words, interval, f"{spread.value:.2f}"))
+        if name in CURVES[:2]:
+            volumes = {who: (table["age"].to_numpy(float), table[name].to_numpy(float))
+                       for who, table in (("real", real), ("drawn", drawn))}  # fmt: skip
+            png = plots.curves(words, "age", f"{words}, ml", volumes)
+            panels.append(Picture(png, f"{words} volume over age, real and drawn"))
+    verdicts = "; ".join(f"{verdict}: {', '.join(names)}" for verdict, names in said.items())
+    return Section(
+        f"Do drawn {image} scans age as real ones do?",
+        f"Drawn volumes change with age {verdicts} (1: as much as real ones)." if said else "No volume of real scans "
+        "changes with age by two standard errors, so there is nothing to follow.",
+        panels, Table(("volume", "change with age, times real", "spread, times real"), rows),
+        note="At equal head size; 1 is right. Brackets: 95 % intervals. Where real volumes change with age by less than "
+        "two standard errors, there is no ratio.",
+    )  # fmt: skip
+
+
+def _figures(findings: Findings, image: str, who: str) -> dict[str, Figure]:
+    """This chapter's, by metric."""
+    return {f.metric: f for f in findings.figures if (f.section, f.variable, f.who) == (SECTION, image, who)}

@@ -13,7 +13,7 @@ from metavoxel.evaluate.drawing import draw_scans
 from metavoxel.evaluate.evaluation import Evaluation
 from metavoxel.evaluate.features import medicalnet, radimagenet, trained
 from metavoxel.evaluate.looks import Gallery, See, as_voxels, copies, copies_section, copy_figures, images, images_section
-from metavoxel.evaluate.matching import curves, matches, matching_section
+from metavoxel.evaluate.matching import ageing_section, curves, matches, reading_section
 from metavoxel.files import checksum
 from metavoxel.loading import load_images
 from metavoxel.model import MetaVoxel, load
@@ -49,8 +49,7 @@ def image_sections(run: Evaluation, spaces: Mapping[str, Spaces]) -> Iterator[Se
         if audits := copies(gallery, own, seed):
             found.add(copy_figures(image.name, audits))
             yield copies_section(gallery, audits)
-        if section := _matching(run, image, gallery):
-            yield section
+        yield from _matching(run, image, gallery)
 
 
 def scans_of(run: Evaluation, cohort: Cohort, image: Image) -> tuple[np.ndarray, pd.DataFrame]:
@@ -80,23 +79,24 @@ def _draw(
     return joined, pd.concat(rows, ignore_index=True)
 
 
-def _matching(run: Evaluation, image: Image, gallery: Gallery) -> Section | None:
+def _matching(run: Evaluation, image: Image, gallery: Gallery) -> Iterator[Section]:
     """What was asked for against what is seen: by predictors where training people are known, and by volumes over age."""
     names = [v.name for v in run.model.schema.scalars if v.name in gallery.real_rows]
     drawn, real = (gallery.made, gallery.made_rows[names]), (gallery.real, gallery.real_rows[names])
-    found, tables = run.findings, None
+    found = run.findings
     if gallery.training is not None and gallery.training_rows is not None:
         told = [name for name in names if name in gallery.training_rows]
-        found.add(matches(image.name, told, drawn, real, (gallery.training, gallery.training_rows[told])))
+        if told:
+            found.add(matches(image.name, told, drawn, real, (gallery.training, gallery.training_rows[told])))
+            yield reading_section(found, image.name)
     if "age" in names and image.name in run.rulers:
         measure = run.rulers[image.name]
         made, seen = (pd.concat([measure(scans), rows], axis=1) for scans, rows in (drawn, real))
         try:
             found.add(curves(image.name, made, seen, run.options.seed))
-            tables = made, seen
+            yield ageing_section(found, image.name, made, seen)
         except MetavoxelError as error:  # too few for a line: nothing is wrong with the rest
             found.left_out.append(f"Volumes of {image.name} over age: {error}.")
-    return matching_section(found, image.name, tables) if tables or gallery.training is not None else None
 
 
 def _beside(run: Evaluation, image: Image) -> dict[str, np.ndarray]:
