@@ -146,7 +146,7 @@ def test_mistakes_are_told(scans: tuple[np.ndarray, pd.DataFrame]) -> None:
 def test_the_page_says_what_follows_age_and_what_does_not() -> None:
     ratios = dict(zip(CURVES, [(0.67, 0.59, 0.75), (1.3, 1.1, 1.5), (0.9, 0.7, 1.1)]))
     figures = [Figure(SECTION, "T1w", f"{name}: spread_ratio", 1.0) for name in CURVES]
-    figures += [Figure(SECTION, "T1w", f"{name}: slope_ratio", x, low=low, high=high) for name, (x, low, high) in ratios.items()]
+    figures += [Figure(SECTION, "T1w", f"{name}: slope_ratio", x, low=a, high=b) for name, (x, a, b) in ratios.items()]
     table = pd.DataFrame({name: [1.0, 2.0, 3.0] for name in ("age", *CURVES)})
     page = ageing_section(Findings({}, figures), "T1w", table, table)
     for words in ("too little: brain 0.67 [0.59, 0.75]", "too much: ventricles 1.30", "within chance: grey 0.90"):
