@@ -146,8 +146,9 @@ def _warnings(schema: Schema, known: Mapping[str, Given], surprises: Mapping[str
     for name, given in known.items():
         variable = schema[name]
         if isinstance(variable, Continuous) and given.observed is not None:
+            values = variable.decode(given.value)
             for row in given.observed.nonzero()[:, 0].tolist():
-                if stranger := variable.stranger(float(variable.decode(given.value[row]))):
+                if stranger := variable.stranger(float(values[row])):
                     words[row].append(f"{name} {stranger}: the answers mean little")
     for name, scores in surprises.items():
         for row in np.flatnonzero(scores > LIMIT):

@@ -155,9 +155,7 @@ def predict(
 ) -> None:
     """One row a scan: mean, spread and quantiles of numbers, probabilities of classes."""
     from metavoxel.checkpoint import write_json
-    from metavoxel.data.cohort import read_cohort
     from metavoxel.data.splits import part_of
-    from metavoxel.data.volume import is_scan_name
     from metavoxel.files import atomic_write
     from metavoxel.model import load
 
@@ -167,9 +165,7 @@ def predict(
     if sidecar.exists() and not out.exists():
         raise MetavoxelError(f"{sidecar}: is there and no prediction's, and would be written over; name another -o")
     loaded = load(model)
-    one_image = [image.name for image in loaded.schema.images[:1]] if is_scan_name(source) else None
-    cohort = read_cohort(source, one_image, pattern)
-    cohort, _ = part_of(cohort, split, "test", fold)
+    cohort, _ = part_of(loaded.people_of(source, pattern), split, "test", fold)
     with one_bar("predict") as report:
         table = loaded.predict(cohort, names(want), _facts(given), draws, seed, report)
     with atomic_write(out) as file:

@@ -81,7 +81,10 @@ def walk(
     if method not in METHODS:
         raise MetavoxelError(f"unknown method {method!r}; choose from {', '.join(METHODS)}")
     for option, value in {"steps": steps, "jump": jump, "repeats": repeats}.items():
-        if value is not None and whole(option, value, 1) and option != "steps" and method != "repaint":
+        if value is None:
+            continue
+        whole(option, value, 1)
+        if option != "steps" and method != "repaint":
             raise MetavoxelError(f"{option} belongs to method='repaint', not to {method!r}; choose that or leave it out")
     if method != "direct" or not coverage.separate:  # with one level for all, nothing can be ignored
         unknown = [v.name for v in schema if v.name not in known or known[v.name].mask is not None]

@@ -120,7 +120,7 @@ class MetaVoxel:
         if draws != 0:  # 0: means and probabilities alone; one draw has no spread
             whole("draws", draws, 2)
         whole("seed", seed, 0)
-        cohort = self._cohort(cohort)
+        cohort = self.people_of(cohort)
         facts = _facts(given)
         wanted = [s.name for s in self.schema.scalars if s.name not in facts] if want is None else names_of(want)
         for name in wanted:
@@ -151,7 +151,7 @@ class MetaVoxel:
         """
         whole("draws", draws, 2)
         whole("seed", seed, 0)
-        cohort = self._cohort(cohort)
+        cohort = self.people_of(cohort)
         facts = _facts(given)
         free = [s.name for s in self.schema.scalars if s.name not in facts]
         if len(free) < 2:
@@ -176,6 +176,13 @@ class MetaVoxel:
         """Of each image, what is usual: kept in the summary."""
         kept: Mapping[str, dict[str, list[float]]] = self.summary.get("usual", {})  # type: ignore[assignment]
         return {name: Usual.from_dict(content) for name, content in kept.items()}
+
+    def people_of(self, source: Cohort | str | Path, pattern: str | None = None) -> Cohort:
+        """A cohort, read unless it is one: a BIDS folder, a table (pattern: where its scans lie), or one scan, which
+        is of the model's first image."""
+        if isinstance(source, Cohort):
+            return source
+        return read_cohort(source, [self.first_image().name] if is_scan_name(source) else None, pattern)
 
     def first_image(self) -> Image:
         """The image that a scan is taken for when nobody says which."""
@@ -223,7 +230,7 @@ class MetaVoxel:
     def _on_device(self, image: Image, array: object, shape: tuple[int, ...]) -> Tensor:
         """Voxels on the model's grid, of this shape, as a tensor."""
         try:
-            voxels = np.array(array, dtype=np.float32, order="C")
+            voxels = np.asarray(array, dtype=np.float32, order="C")
         except (TypeError, ValueError) as error:
             raise MetavoxelError(f"{image.name}: give one scan's file, or its voxels on the model's grid") from error
         if voxels.shape != shape:
@@ -234,12 +241,6 @@ class MetaVoxel:
         if not np.isfinite(voxels).all():
             raise MetavoxelError(f"{image.name}: the array holds NaN or infinite voxels; mask or fill them first")
         return torch.from_numpy(voxels).to(self.device)
-
-    def _cohort(self, cohort: Cohort | str | Path) -> Cohort:
-        """A scan alone is one of the model's first image."""
-        if isinstance(cohort, Cohort):
-            return cohort
-        return read_cohort(cohort, [self.first_image().name] if is_scan_name(cohort) else None)
 
 
 def _facts(given: str | Sequence[str] | Mapping[str, object]) -> dict[str, object]:

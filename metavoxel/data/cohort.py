@@ -200,8 +200,8 @@ def read_cohort(
     sidecar = {new: sidecar[old] for new, old in wanted.items() if old in sidecar}
     try:
         return _settled(pd.DataFrame(cells), images, sidecar, root, notes, settled)
-    except MetavoxelError as error:  # which names the row
-        raise MetavoxelError(f"{table_path}: {error}") from error
+    except MetavoxelError as error:  # which names the row, of whichever of the tables
+        raise MetavoxelError(f"{path}: {error}") from error
 
 
 def concat(cohorts: Mapping[str, Cohort], site: str | None = "site") -> Cohort:

@@ -36,13 +36,14 @@ def schema(
     data = read_cohort(cohort, names(variables), pattern)
     for note in data.notes:
         say(note)
+    text = data.schema_yaml()
     if out is None:
-        typer.echo(data.schema_yaml(), nl=False)
+        typer.echo(text, nl=False)
         return
-    if out.is_file() and out.read_bytes() != data.schema_yaml().encode():
+    if out.is_file() and out.read_bytes() != text.encode():
         raise MetavoxelError(f"{out}: is there already and may have been edited; remove it, or name another -o")
     with atomic_write(out) as file:
-        file.write(data.schema_yaml())
+        file.write(text)
     say(f"{out}; edit it, then: metavoxel train {cohort} --schema {out} -o model/")
 
 

@@ -59,8 +59,8 @@ def _loaded(name: str, taken: Mapping[str, Any], options: Options) -> MetaVoxel:
 def refuse_seen(side: Side) -> None:
     """Raises MetavoxelError, with names, where the model has learnt from a scan that it is to be asked about."""
     seen: set[str] = set(side.model.summary.get("seen", ()))  # type: ignore[call-overload]
-    known = dict.fromkeys(who for mark, who in marks_of(side.test).items() if mark in seen)
-    if known:
+    marks = marks_of(side.test) if seen else {}  # which are read from every scan
+    if known := dict.fromkeys(who for mark, who in marks.items() if mark in seen):
         raise MetavoxelError(f"{_named(list(known))} in the training of {side.name}, with the same scans; ask about "
                              "others, by --split or in another cohort")  # fmt: skip
 
