@@ -2,8 +2,8 @@
 
 import hashlib
 import tempfile
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +13,12 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from metavoxel.augment import augment
-from metavoxel.clocks import CLOCKS
 from metavoxel.config import Config, from_dict
 from metavoxel.config import preset as preset_config
 from metavoxel.data.cohort import Cohort, read_cohort
+from metavoxel.data.marks import marks_of
 from metavoxel.data.shares import held_out
-from metavoxel.data.splits import marks_of, part_of
+from metavoxel.data.splits import part_of
 from metavoxel.denoiser import JointDenoiser, LearnedDenoiser, make_denoiser
 from metavoxel.device import place_of
 from metavoxel.diffusion import joint_loss
@@ -30,11 +30,13 @@ from metavoxel.model import MetaVoxel, load
 from metavoxel.nets.autoencoder import Autoencoder
 from metavoxel.noise import Noise
 from metavoxel.progress import one_bar, say
-from metavoxel.schema import Categorical, Continuous, Image, Observed, Ordinal, Schema, State, Times, Variable, full_level
+from metavoxel.schema import Continuous, Image, Observed, Schema, State, Times, full_level
 from metavoxel.surprise import usual
 from metavoxel.times import MixtureTimes, TimesRule
 from metavoxel.training import optimise
+from metavoxel.training_folder import CACHE, claimed, inputs_of, settle
 from metavoxel.validation import CHUNK, believe, held_out_figures, recalibrate
+from metavoxel.variables import infer_schema, left_out
 
 MAX_USUAL = 256
 FACTS_ROWS, FACTS_WEIGHT = 512, 0.25
@@ -61,49 +63,43 @@ def train(
     resume: go on from what a stopped run left in `out`. init: a model to start from: its variables, network, weights and
     scalings. cache: where scans on the model's grid are kept between runs (default: in `out`, while training).
     split: a file of `metavoxel split`: only its part train is used, without the fold `fold`; the summary records it, and
-    marks of the scans (`splits.marks_of`), so that nobody is asked about them by mistake.
+    marks of the rows (`data.marks`), so that nobody is asked about them by mistake.
     """
     whole = cohort if isinstance(cohort, Cohort) else read_cohort(cohort)
     cohort, taken = part_of(whole, split, "train", fold)
     config = preset if isinstance(preset, Config) else preset_config(preset)
     start = load(init, device=device) if init is not None else None
     schema = start.schema if start else infer_schema(cohort, config)
+    for image in schema.images:
+        if image.name not in cohort.scans:
+            raise MetavoxelError(f"{cohort.root}: holds no {image.name} scan, which the model to start from needs")
     if not quiet:
-        for line in (*cohort.notes, f"{len(cohort.participants)} people, {len(cohort)} rows: {schema}"):
+        unused = [f"left out: {'; '.join(lost)}"] if not start and (lost := left_out(cohort)) else []
+        for line in (*cohort.notes, *unused, f"{len(cohort.participants)} people, {len(cohort)} rows: {schema}"):
             say(line)
-    folder = _claim(Path(out), resume)
-    with nullcontext(cache) if cache else tempfile.TemporaryDirectory(dir=folder, prefix="cache-") as scratch:
+    with claimed(Path(out), resume) as folder, _scratch(folder, cache) as scratch:
         stacks = {}
         for image in schema.images:
-            if image.name not in cohort.scans:
-                raise MetavoxelError(f"{cohort.root}: holds no {image.name} scan, which the model to start from needs")
             with one_bar(f"reading {image.name}", quiet) as report:
-                stacks[image.name] = load_images(cohort, image, Path(scratch), report)
+                stacks[image.name] = load_images(cohort, image, scratch, report)
         columns = {scalar.name: cohort.column(scalar.name) for scalar in schema.scalars}
         table = pd.DataFrame({name: column.to_numpy() for name, column in columns.items()},
                              index=pd.Index(cohort.table["participant_id"], name=None))  # fmt: skip
         people = cohort.table["participant_id"].to_numpy()
         before = start.summary.get("seen", ()) if start else ()
-        seen = sorted({*marks_of(cohort), *before})  # type: ignore[misc]
+        seen = sorted({*marks_of(cohort, list(columns)), *before})  # type: ignore[misc]
         return fit(schema, stacks, table, folder, config, people, resume=resume, start=start, device=device, quiet=quiet,
-                   cache=Path(scratch), about={**taken, "seen": seen})  # fmt: skip
+                   cache=scratch, about={**taken, "seen": seen})  # fmt: skip
 
 
-def infer_schema(cohort: Cohort, config: Config) -> Schema:
-    """One variable for each kind of scan and each number or class of the table; names and free text are left out."""
-    clock = CLOCKS[config.clock]
-    variables: list[Variable] = [
-        Image(name, config.shape, tuple(config.spacing), config.codec, clock=clock) for name in cohort.scans
-    ]
-    for name, guess in cohort.columns.items():
-        if guess.kind == "continuous":
-            scaling = config.scaling.get(name, config.scaling.get("*", "linear"))
-            variables.append(Continuous(name, guess.unit or "", scaling, clock=clock))
-        elif guess.is_class and len(guess.levels) > 1:
-            levels = tuple(guess.levels)
-            is_ordinal = guess.kind == "ordinal" or name in config.ordinal
-            variables.append(Ordinal(name, levels) if is_ordinal else Categorical(name, levels, config.chain))
-    return Schema(variables)
+@contextmanager
+def _scratch(folder: Path, cache: str | Path | None) -> Iterator[Path]:
+    """Where scans are kept on the model's grid: for good, or while training."""
+    if cache:
+        yield Path(cache)
+        return
+    with tempfile.TemporaryDirectory(dir=folder, prefix=CACHE) as scratch:
+        yield Path(scratch)
 
 
 def fit(
@@ -137,6 +133,8 @@ def fit(
     out_of_training = torch.from_numpy(held_out(people, config.validation, config.seed))
     training, validation = torch.nonzero(~out_of_training)[:, 0], torch.nonzero(out_of_training)[:, 0]
     rows = table.iloc[training.numpy()]
+    mark = start.mark() if start else None
+    settle(Path(out), inputs_of(schema, config, table, people, stacks, mark, about or {}), resume)
     schema = start.schema.among(rows) if start else schema.fit(rows)
     folder = Path(out)
     scalars, known = schema.encode(table)
@@ -358,19 +356,6 @@ def _encode_all(
                     voxels = augment(voxels[:, None], noise)[:, 0]
                 latents[variant, part.numpy()] = codec.raw(voxels).cpu().numpy()
     return latents
-
-
-def _claim(folder: Path, resume: bool) -> Path:
-    """A folder to train in; a finished model is never overwritten."""
-    if (folder / "model.json").exists() and not resume:
-        raise MetavoxelError(f"{folder}: holds a trained model already; choose another folder, or remove it")
-    if (folder / "training").exists() and not resume:
-        raise MetavoxelError(f"{folder}: holds an unfinished training; add --resume to go on, or choose another folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MetavoxelError(f"{folder}: cannot be made ({error.strerror}); choose another folder") from error
-    return folder
 
 
 def _describe(schema: Schema, table: pd.DataFrame, stacks: Mapping[str, ImageStack]) -> dict[str, dict[str, object]]:

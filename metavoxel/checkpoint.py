@@ -1,6 +1,7 @@
 """Weights as safetensors, everything else as JSON. Nothing here can run code: no pickle, in or out."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,10 +37,18 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Indented JSON, whole or not at all."""
+    """Indented JSON, whole or not at all; what is not finite (NaN) becomes null: JSON has no such number."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
-        file.write(json.dumps(content, indent=2) + "\n")
+        file.write(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
+
+
+def _finite(content: object) -> object:
+    if isinstance(content, Mapping):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def read_json(path: Path) -> Any:

@@ -156,7 +156,7 @@ def predict(
     """One row a scan: mean, spread and quantiles of numbers, probabilities of classes."""
     from metavoxel.checkpoint import write_json
     from metavoxel.data.splits import part_of
-    from metavoxel.files import atomic_write
+    from metavoxel.files import DIGITS, atomic_write
     from metavoxel.model import load
 
     sidecar = out.with_suffix(".json")
@@ -169,7 +169,7 @@ def predict(
     with one_bar("predict") as report:
         table = loaded.predict(cohort, names(want), _facts(given), draws, seed, report)
     with atomic_write(out) as file:
-        table.to_csv(file, index=False, float_format="%.6g")
+        table.to_csv(file, index=False, float_format=DIGITS)
     write_json(sidecar, _sidecar(loaded.schema, list(table.columns)))
     say(f"{len(table)} rows in {out}")
 

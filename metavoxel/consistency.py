@@ -1,6 +1,7 @@
 """Whether a joint model agrees with itself. Every conditional is learnt apart, so p(a | x) p(b | a, x) need not be
 p(b | x) p(a | b, x); how far it is from that is how far the model is from being a joint law at all."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import permutations
 
@@ -33,16 +34,25 @@ def contradictions(
         reader = encode_once(denoiser, schema, known)
         direct = expect(reader, schema, known, free)
         drawn = draw_facts(reader, schema, known, free, draws, seed, steps=STEPS, first_row=first)
-        first += len(drawn[free[0]])
+        rows = len(drawn[free[0]])
+        first += rows
+        seen = _told_something(known, rows)
         for name, way in gaps:
             through = by_way_of(reader, schema, known, name, way, drawn[way])
-            gaps[name, way].append(_gap(schema, name, direct, through, drawn[name]))
-    rows = []
+            gaps[name, way].append(_gap(schema, name, direct, through, drawn[name])[seen])
+    found = []
     for (name, way), parts in gaps.items():
         gap = torch.cat(parts)
-        rows.append({"variable": name, "through": way, "gap": float(gap.mean()),
-                     "gap_q95": float(gap.quantile(QUANTILE)), "rows": len(gap)})  # fmt: skip
-    return pd.DataFrame(rows)
+        found.append({"variable": name, "through": way, "gap": float(gap.mean()),
+                      "gap_q95": float(gap.quantile(QUANTILE)) if len(gap) else math.nan, "rows": len(gap)})  # fmt: skip
+    return pd.DataFrame(found)
+
+
+def _told_something(known: Mapping[str, Given], rows: int) -> Tensor:
+    """(rows,) bool: of whom a scan or a fact is there, where anything is given at all; others are all the same question."""
+    masks = [torch.ones(rows, dtype=torch.bool) if given.observed is None else given.observed.cpu().expand(rows)
+             for given in known.values()]  # fmt: skip
+    return torch.stack(masks).any(0) if masks else torch.ones(rows, dtype=torch.bool)
 
 
 def by_way_of(

@@ -83,18 +83,19 @@ class Counterfactuals:
 def counterfactual(
     model: MetaVoxel,
     scan: str | Path,
-    changes: Sequence[Mapping[str, object]],
+    changes: Sequence[Mapping[str, object]] | Mapping[str, object],
     own: Mapping[str, object] | None = None,
     name: str | None = None,
     steps: int = STEPS,
     progress: Progress = lambda done, total: None,
 ) -> Counterfactuals:
-    """The scan as it would be under each of `changes`, for example [{"age": 60}, {"age": 80, "sex": "M"}].
+    """The scan as it would be under each of `changes`, for example [{"age": 60}, {"age": 80, "sex": "M"}]; or under one.
 
     own: the person's facts as they are; what is not given is answered from the scan (mean, most probable level). name:
     which image of the model the scan is (default: its first). Nothing is random.
     """
     image = model.schema.image(name) if name else model.first_image()
+    changes = [changes] if isinstance(changes, Mapping) else changes
     if not changes or not all(changes):
         raise MetavoxelError("no fact is changed; say which, for example age=80")
     for change in changes:

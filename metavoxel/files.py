@@ -14,6 +14,9 @@ from typing import IO, Any
 
 from metavoxel.errors import MetavoxelError
 
+DIGITS = "%.9g"
+"""Of numbers in tables of answers: a float32's, so that a volume in mm3 loses nothing."""
+
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
@@ -71,7 +74,7 @@ def checksum(path: Path) -> str:
 
 def make_folder(folder: str | os.PathLike[str]) -> Path:
     """The folder, made with its parents if it does not exist."""
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,5 +1,6 @@
 """The trained model as a person uses it: load, save, sample, predict. Only here do files meet tensors."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -201,6 +202,13 @@ class MetaVoxel:
             "summary": {name: value for name, value in self.summary.items() if name != "seen"},
         }
 
+    def mark(self) -> str:
+        """Digits that change with any weight."""
+        digest = hashlib.sha256()
+        for tensor in self._weights().state_dict().values():
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
     def save(self, folder: str | Path, half: bool = False) -> Path:
         """model.json and model.safetensors in `folder`; half: weights in float16, half the size."""
         folder = make_folder(folder)
@@ -286,7 +294,7 @@ def resolve(source: str | Path) -> Path:
     name = str(source)
     if name.startswith("hf://"):
         return _fetch(name.removeprefix("hf://"))
-    folder = Path(source)
+    folder = Path(source).expanduser()
     if folder.is_dir():
         return folder
     if (PACKAGED / name / "model.json").is_file():

@@ -26,6 +26,7 @@ from metavoxel.clocks import Clock, Cosine, alpha, sigma
 from metavoxel.codecs import FITS, STRICT, Array, Latent, Scale, Scaling, step_of
 from metavoxel.errors import MetavoxelError
 from metavoxel.laws import Law
+from metavoxel.naming import check_names
 from metavoxel.processes import (
     Discrete,
     Gaussian,
@@ -278,10 +279,7 @@ class Schema:
 
     def __init__(self, variables: Sequence[Variable]) -> None:
         self.variables = tuple(variables)
-        names = [variable.name for variable in self.variables]
-        repeated = {name for name in names if names.count(name) > 1}
-        if not names or repeated:
-            raise MetavoxelError(f"a schema needs variables with names of their own; repeated: {sorted(repeated)}")
+        check_names(self.names)
         if len({image.shape for image in self.images}) > 1:
             shapes = ", ".join(f"{image.name} {image.shape}" for image in self.images)
             raise MetavoxelError(f"images of one schema share one grid, got {shapes}; prepare them on the same grid")

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 import metavoxel as mv
+from metavoxel.counterfactual import counterfactual
 from metavoxel.errors import MetavoxelError
+from metavoxel.inpaint import inpaint
 
 NAN = float("nan")
 
@@ -41,6 +43,11 @@ def model(untrained: Path) -> mv.MetaVoxel:
         (lambda m, scan: m.surprise("T1w", np.zeros((3, 3))), "an array must be on the model's grid"),
         (lambda m, scan: m.surprise("T1w", np.full((1, *m.first_image().shape), NAN)), "NaN or infinite"),
         (lambda m, scan: m.save(scan), "cannot be made"),
+        (lambda m, scan: inpaint(m, np.ones((3, 3, 3)), scan), "give a scan's file, which says where it lies"),
+        (lambda m, scan: counterfactual(m, scan, {"height": 2}), "no variable 'height'"),
+        (lambda m, scan: counterfactual(m, scan, {}), "no fact is changed"),
+        (lambda m, scan: mv.concat([mv.read_cohort(scan)]), "concat: give each cohort a name"),
+        (lambda m, scan: mv.concat({}), "concat: give each cohort a name"),
     ],
 )  # fmt: skip
 def test_a_slip_is_told_in_one_line(
@@ -71,3 +78,16 @@ def test_facts_of_a_table_far_from_training_are_warned_about(model: mv.MetaVoxel
     assert "without age" in warning.iloc[3]
     with pytest.raises(MetavoxelError, match="outside of the training range"):
         model.predict(scan, "sex", given={"age": ages[2]})
+
+
+def test_a_home_folder_is_meant_by_a_tilde(model: mv.MetaVoxel, scan: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    model.sample({"T1w": scan}, "age", n=2).save("~/draws")
+    model.save("~/model")
+    assert (tmp_path / "draws/samples.csv").exists() and mv.load("~/model").schema == model.schema
+    assert not Path("~").exists()
+
+
+def test_cohorts_may_be_called_by_numbers(phantoms: Path) -> None:
+    cohort = mv.read_cohort(phantoms)
+    assert set(mv.concat({1: cohort, 2: cohort}).table["site"]) == {"1", "2"}

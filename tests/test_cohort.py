@@ -253,6 +253,13 @@ def test_sessions(tmp_path):
     cohort = read_cohort(root)
     assert cohort.table["age"].tolist() == [30, 32, 40] and cohort.table["weight"].tolist()[:2] == [60, 61]
     assert None not in cohort.scans["T1w"] and len(cohort) == 3
+    touch(root, "sub-01/ses-c/anat/sub-01_ses-c_T1w.nii.gz", "sub-02/ses-x/anat/sub-02_ses-x_T1w.nii.gz")
+    (root / "sub-02/anat/sub-02_T1w.nii.gz").unlink()
+    further = read_cohort(root)  # sessions without a line: the person's facts hold
+    assert further.column("age").to_dict() == {"sub-01 a": 30, "sub-01 b": 32, "sub-01 c": 30, "sub-02 x": 40}
+    assert further.table["sex"].tolist() == ["F", "F", "F", "M"] and None not in further.scans["T1w"]
+    assert any("2 scanned sessions have no line in a sessions.tsv, e.g. sub-01 ses-c" in note for note in further.notes)
+    assert not any("have no row in" in note for note in further.notes)
     one, two = cohort.split([0.5, 0.5], seed=0)
     assert not set(one.participants) & set(two.participants) and len(one) + len(two) == 3
 

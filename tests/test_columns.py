@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 import metavoxel as mv
-from metavoxel.build import infer_schema
 from metavoxel.data.columns import describe_columns
 from metavoxel.data.table import check_codes, numbers, read_table
 from metavoxel.errors import MetavoxelError
+from metavoxel.variables import infer_schema, left_out
 
 SIDECAR = {
     "gds": {"Levels": {"0": "none", "1": "mild", "2": "severe"}, "Description": "Global deterioration"},
@@ -169,3 +169,19 @@ def test_files_that_are_no_schema(refused, table, tmp_path):
     (tmp_path / "a.yaml").write_text("")
     said = refused("train", table, "--schema", tmp_path / "a.yaml", "-o", tmp_path / "m")
     assert "metavoxel schema COHORT writes one" in said
+
+
+def test_columns_that_tell_nobody_apart_are_no_variables_and_it_says_so(run, tmp_path):
+    """A constant, an index that pandas wrote, free text."""
+    table = tmp_path / "t.csv"
+    rows = [f"{i},{i},sub-{i},{50 + i % 30},3,yes,note {i % 40}" for i in range(60)]
+    table.write_text("\n".join([",Unnamed: 0,participant_id,age,tesla,consent,remarks", *rows]) + "\n")
+    cohort = mv.read_cohort(table)
+    assert infer_schema(cohort, mv.preset("tiny")).names == ("age",)
+    said = "; ".join(left_out(cohort))
+    for words in ("a column without a name (identifier", "Unnamed: 0 (identifier", "tesla (the same in everybody)",
+                  "consent (the same in everybody)", "remarks (text"):  # fmt: skip
+        assert words in said, said
+    (tmp_path / "c.yaml").write_text("joint: {steps: 1, batch: 2, validate_every: 1}\n")
+    status, error = run("train", table, "-o", tmp_path / "m", "--config", tmp_path / "c.yaml")
+    assert status == 0 and "left out: " in error and "tesla" in error

@@ -47,5 +47,8 @@ def test_users_run_it_on_a_cohort(untrained: Path, phantoms: Path) -> None:
     table = model.consistency(phantoms, draws=16)
     assert set(table["variable"]) == {v.name for v in model.schema.scalars}
     assert (table["gap"] >= 0).all() and table["rows"].eq(len(mv.read_cohort(phantoms))).all()
+    cohort = mv.read_cohort(phantoms)
+    cohort.scans["T1w"] = [*cohort.scans["T1w"][:-3], None, None, None]
+    assert model.consistency(cohort, draws=16)["rows"].eq(len(cohort) - 3).all()  # who is not there contradicts nothing
     with pytest.raises(MetavoxelError, match="at least two"):
         model.consistency(phantoms, given=[model.schema.scalars[0].name])

@@ -10,15 +10,16 @@ import pytest
 
 import metavoxel as mv
 from metavoxel.checkpoint import read_json, write_json
-from metavoxel.data.phantom import write_cohort
-from metavoxel.data.splits import draw_split, marks_of, part_of
+from metavoxel.data.marks import marks_of
+from metavoxel.data.phantom import subjects, write_cohort
+from metavoxel.data.splits import draw_split, part_of
 from metavoxel.errors import MetavoxelError
 from metavoxel.evaluate.claims import CONSTANT, EXACT, Claim
 from metavoxel.evaluate.compare import comparison
 from metavoxel.evaluate.evaluation import Options
 from metavoxel.evaluate.figures import Findings
 from metavoxel.evaluate.headsize import beside_head_size
-from metavoxel.evaluate.run import evaluate
+from metavoxel.evaluate.run import compare_evaluations, evaluate
 from metavoxel.evaluate.sides import refuse_leak, sides_of
 from metavoxel.files import make_folder
 from metavoxel.model import resolve
@@ -58,7 +59,7 @@ def test_report_figures_and_card_are_written(report):
     page = (report / "report.html").read_text(encoding="utf-8")
     assert page.startswith("<!doctype html>") and "In short" in page and "src=\"data:image/png" in page
     assert "http" not in page.split("<body>")[1]  # self-contained
-    assert "Test-retest: nobody was scanned twice." in (report / "model_card.md").read_text(encoding="utf-8")
+    assert "Test-retest: nobody came twice." in (report / "model_card.md").read_text(encoding="utf-8")
     card = json.loads((report / "model_card.json").read_text())
     assert card["training"]["people"] == mv.load("phantom").summary["people"]
 
@@ -88,7 +89,8 @@ def test_a_stopped_run_goes_on_to_the_same_figures(report, cohort, strangers, tm
 
 
 def test_a_model_beside_itself_does_not_differ_and_beside_a_worse_one_does(report, tmp_path):
-    same = comparison(report, report)
+    same, left_out = comparison(report, report)
+    assert not left_out
     told = same.dropna(subset="difference")  # answers to nothing are all alike, and have no r
     assert len(told) > 10 and (told["difference"] == 0).all() and (told["p"] == 1).all()
     worse = tmp_path / "worse"
@@ -96,9 +98,48 @@ def test_a_model_beside_itself_does_not_differ_and_beside_a_worse_one_does(repor
     table = pd.read_csv(worse / "answers" / "age.csv")
     table["scan"] = table["scan"].mean()
     table.to_csv(worse / "answers" / "age.csv", index=False)
-    found = comparison(report, worse).set_index(["variable", "given", "figure"])
+    found = comparison(report, worse)[0].set_index(["variable", "given", "figure"])
     assert found.loc[("age", "scan", "MAE"), "difference"] < 0
     assert found.loc[("age", "scan", "MAE"), "p"] < 0.05
+
+
+def test_a_comparison_is_by_the_names_of_levels_and_says_who_is_left_out(report, tmp_path):
+    """The other model may know the levels in another order, or not the same ones, or have been asked about fewer people."""
+    other = tmp_path / "other"
+    shutil.copytree(report / "answers", other / "answers")
+    path = other / "answers" / "sex.csv"
+    table = pd.read_csv(path)
+    assert set(table["truth"].dropna()) == {"F", "M"}
+    table[table.columns[::-1]].iloc[:-4].to_csv(path, index=False)  # M before F
+    found, left_out = comparison(report, other)
+    assert (found.dropna(subset="difference")["difference"] == 0).all()
+    assert left_out == [f"4 of {PEOPLE} rows were asked about in one evaluation only, and are left out."]
+    compare_evaluations(report, other, tmp_path / "page")
+    page = (tmp_path / "page/comparison.html").read_text(encoding="utf-8")
+    assert left_out[0] in page and "nan" not in page.casefold().replace("nanc", "")
+    table["truth"] = table["truth"].replace("M", "male")
+    table.rename(columns=lambda name: name.replace(": M", ": male")).to_csv(path, index=False)
+    with pytest.raises(MetavoxelError, match=r"sex: has the levels F, M in .* and F, male in"):
+        comparison(report, other)
+
+
+def test_a_table_is_judged_as_one_and_its_training_rows_are_refused(refused, tmp_path):
+    """No sentence of the report is about scans, and who was trained on is known again by id and facts."""
+    table = subjects(200, seed=9, diagnosis=True)[["age", "sex", "diagnosis"]]
+    table.insert(0, "participant_id", [f"sub-{number:03d}" for number in range(len(table))])
+    for name, rows in (("train", table.iloc[:160]), ("test", table.iloc[160:180])):
+        rows.to_csv(tmp_path / f"{name}.csv", index=False)
+    joint = {"steps": 2, "batch": 4, "validate_every": 2}
+    model = tmp_path / "model"
+    mv.train(tmp_path / "train.csv", mv.preset("tiny", joint=joint), model, quiet=True)
+    assert "in the training of" in refused("evaluate", model, tmp_path / "train.csv", "-o", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    found = evaluate(model, tmp_path / "test.csv", tmp_path / "out", quiet=True)
+    assert "Copies" not in " ".join(found.left_out)
+    words = (tmp_path / "out/report.html").read_text(encoding="utf-8").partition("</style>")[2]
+    card = read_json(tmp_path / "out/model_card.json")
+    assert " scan" not in words.replace("scanned", "") and "the nothing" not in words
+    assert not any("scan" in limit for limit in card["limits"]) and card["not_evaluated"] == found.left_out
 
 
 def test_models_of_folds_are_judged_together(cohort, tmp_path):
@@ -235,7 +276,8 @@ def test_people_whose_scans_were_learnt_from_are_refused(refused, phantoms, untr
     few = mv.preset("tiny", joint={"steps": 1, "batch": 2, "validate_every": 1}, reading=0, validation=0.5)
     people = write_cohort(tmp_path / "others", 4, seed=77)
     further = mv.train(people, few, tmp_path / "further", init=untrained, quiet=True)
-    assert set(marks_of(mv.read_cohort(phantoms))) | set(marks_of(mv.read_cohort(people))) == set(further.summary["seen"])
+    both = [marks_of(mv.read_cohort(root), further.schema.names) for root in (phantoms, people)]
+    assert set().union(*both) == set(further.summary["seen"])
     assert "seen" not in further.describe()["summary"]
 
 

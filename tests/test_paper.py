@@ -27,6 +27,7 @@ from metavoxel.processes import Discrete
 from metavoxel.schema import Image, Latent, Schema, State, Times, full_level
 from metavoxel.solvers import DDIM
 from metavoxel.times import MixtureTimes, SharedTimes, even_plan
+from metavoxel.variables import infer_schema
 
 TINY = PaperSettings(widths=(8, 16), heads=2, context=8)
 CLOCK = ScaledLinear()
@@ -373,13 +374,13 @@ def test_a_model_to_start_from_keeps_its_architecture(trained: mv.MetaVoxel, tmp
         mv.fit(trained.schema, {"scan": scans}, table, tmp_path / "n", mv.preset("tiny"), start=trained, quiet=True)
 
 
-def test_the_papers_preset_is_the_papers() -> None:
+def test_the_papers_preset_is_the_papers(tmp_path: Path) -> None:
     paper = mv.preset("paper")
     assert isinstance(paper.net, PaperSettings) and isinstance(paper.times, SharedTimes)
     guesses = {"age": ColumnGuess("age", "continuous", "years", (), 0, ""),
                "sex": ColumnGuess("sex", "categorical", None, ("F", "M"), 0, "")}  # fmt: skip
-    cohort = SimpleNamespace(scans={"T1w": []}, columns=guesses)
-    schema = build.infer_schema(cohort, paper)  # type: ignore[arg-type]
+    table = pd.DataFrame({"participant_id": ["a", "b"], "age": [20.0, 60.0], "sex": ["F", "M"]})
+    schema = infer_schema(mv.Cohort(table, {"T1w": [None, None]}, guesses, tmp_path), paper)
     assert schema["T1w"].clock == schema["age"].clock == ScaledLinear() and schema["sex"].clock == Cosine()
     assert schema["sex"].process.chain.stationary == (0.5, 0.5)  # type: ignore[union-attr]
     fitted = schema.fit(pd.DataFrame({"age": [20.0, 60.0, 70.0, 90.0], "sex": ["F", "M", "F", "M"]}))

@@ -227,3 +227,21 @@ def test_baseline_losses_are_those_of_the_marginal() -> None:
     a2 = math.exp(-0.1)
     posterior = 1 / (1 / 0.7 + a2 / (1 - a2))
     assert image[0] == pytest.approx(posterior / (1 - a2), rel=1e-4) and image[1] == pytest.approx(0.7)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("name", ["draw", "warning", "truth", "a/b", "../x", "a:b", "", " age", ".age", "a\nb", "a,b"])
+def test_a_name_that_no_answer_can_stand_under_is_refused(name):
+    """It would be another column's, or no file's."""
+    with pytest.raises(MetavoxelError, match="call it something else"):
+        Schema([Continuous(name), Continuous("age" if name != "age" else "b")])
+
+
+def test_such_a_column_can_be_renamed(refused, run, tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text("participant_id,warning,gm/wm\n" + "".join(f"{i},{i % 7},{i % 5}\n" for i in range(40)))
+    says = refused("train", table, "-o", tmp_path / "m")
+    assert "'warning' is a column that answers have besides" in says and not (tmp_path / "m").exists()
+    assert "'gm/wm' holds '/'" in refused("train", table, "-o", tmp_path / "m", "--variables", "gm/wm")
+    (tmp_path / "c.yaml").write_text("joint: {steps: 1, batch: 2, validate_every: 1}\n")
+    renamed = ["--variables", "alarm=warning,ratio=gm/wm", "--config", tmp_path / "c.yaml"]
+    assert run("train", table, "-o", tmp_path / "m", *renamed)[0] == 0

@@ -154,7 +154,7 @@ def read_cohort(
     Raises MetavoxelError on an empty folder, an unknown variable, a table and scans without a person in common, a path
     that does not exist, a spelling that is no level, an age that is none.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.exists():
         raise MetavoxelError(f"{path}: no such file or folder; check the path")
     if path.is_file() and path.suffix.lower() not in TABLE_SUFFIXES:
@@ -171,7 +171,8 @@ def read_cohort(
     if table.empty and not found:
         raise MetavoxelError(f"{path}: no sub-*/anat scans and no participants.tsv; give a BIDS folder, or a table")
     notes: list[str] = []
-    table, keys = _join(_with_sessions(root, table) if path.is_dir() else table, found, table_path, notes)
+    table = _with_sessions(root, table, found, notes) if path.is_dir() else table
+    table, keys = _join(table, found, table_path, notes)
     in_cells = {str(name): _paths(table, str(name), root) for name in table.columns if _holds_paths(table[name])}
     images_there = [*in_cells, *scan_files.suffixes(found)]
     columns_there = [str(name) for name in table.columns if name not in IDENTIFIERS and name not in images_there]
@@ -210,8 +211,9 @@ def concat(cohorts: Mapping[str, Cohort], site: str | None = "site") -> Cohort:
     Where a person's id occurs in two cohorts, all ids get their cohort's key in front. Spellings of a level that differ
     only in case become the first cohort's. Raises MetavoxelError when variables, kinds or units differ.
     """
-    if not cohorts:
-        raise MetavoxelError("concat: no cohorts given")
+    if not isinstance(cohorts, Mapping) or not cohorts:
+        raise MetavoxelError("concat: give each cohort a name, such as {'oasis': one, 'adni': another}")
+    cohorts = {str(key): cohort for key, cohort in cohorts.items()}
     first_key, first = next(iter(cohorts.items()))
     for key, other in cohorts.items():
         for one, two in ((set(first.columns), set(other.columns)), (set(first.scans), set(other.scans))):
@@ -311,11 +313,22 @@ def _wanted(path: Path, variables: Sequence[str] | None, there: list[str], label
     return wanted
 
 
-def _with_sessions(root: Path, table: pd.DataFrame) -> pd.DataFrame:
-    """People's rows repeated for each of their sessions (BIDS sessions.tsv), whose cells come before the person's."""
+def _with_sessions(root: Path, table: pd.DataFrame, found: Found, notes: list[str]) -> pd.DataFrame:
+    """People's rows repeated for each of their sessions (BIDS sessions.tsv), whose cells come before the person's; a
+    scanned session that has no line there has the person's alone."""
     sessions = read_sessions(root)
     if sessions is None or "session_id" in table:
         return table
+    listed = {(bare_id(who), str(when).removeprefix("ses-"))
+              for who, when in zip(sessions["participant_id"], sessions["session_id"])}  # fmt: skip
+    known = {bare_id(who) for who in table["participant_id"]}
+    bare = [(who, when) for who, when in sorted(found) if when and who in known and (who, when) not in listed]
+    if bare:
+        whose = "its facts are the person's" if len(bare) == 1 else "their facts are the person's"
+        first = f"sub-{bare[0][0]} ses-{bare[0][1]}"
+        notes.append(f"{len(bare)} scanned sessions have no line in a sessions.tsv, e.g. {first}; {whose}")
+        more = pd.DataFrame(bare, columns=["participant_id", "session_id"], dtype=object)
+        sessions = pd.concat([sessions, more], ignore_index=True)
     left = table.assign(person=table["participant_id"].map(bare_id))
     right = sessions.assign(person=sessions["participant_id"].map(bare_id)).drop(columns="participant_id")
     merged = left.merge(right, on="person", how="left", suffixes=("", "\0"))

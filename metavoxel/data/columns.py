@@ -141,6 +141,8 @@ def _describe(column: pd.Series, name: str, entry: Mapping[str, Any]) -> ColumnG
 
     if name in IDENTIFIERS:
         return guess("identifier", "its name")
+    if re.fullmatch(r"(Unnamed: \d+)?", name):  # the row numbers of pandas
+        return guess("identifier", "it has no name")
     listed = entry.get("Levels")
     if isinstance(listed, (dict, list)) and listed:
         known = [str(level) for level in listed]

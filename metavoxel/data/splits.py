@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -14,17 +13,15 @@ import numpy as np
 import pandas as pd
 
 from metavoxel.data.cohort import Cohort
+from metavoxel.data.marks import Scan, glance, scans_of, size_of
 from metavoxel.data.shares import deal, strata_of
 from metavoxel.data.table import bare_id, read_table
 from metavoxel.errors import MetavoxelError
-from metavoxel.files import atomic_write, checksum, files_of
+from metavoxel.files import atomic_write, checksum
 
 STRATA = ("age", "sex", "gender", "site", "scanner", "center", "centre")
 """Columns that are spread evenly over the parts, of those which a cohort has."""
 PARTS = ("train", "test")
-Scan = tuple[str, Path]
-"""A person and the file, or the folder, of a scan."""
-GLANCE = 1 << 16  # bytes from the middle of a file that tell most different scans of one size apart
 
 
 @dataclass(frozen=True)
@@ -193,8 +190,8 @@ def read_split(path: str | os.PathLike[str]) -> Split:
 def same_scans(cohort: Cohort) -> list[list[str]]:
     """Groups of people that share a scan's bytes, each in the cohort's order. Only files of one size are read."""
     groups: list[list[str]] = []
-    for one_size in _alike(_scans_of(cohort), _size):
-        for one_middle in _alike(one_size, _glance):
+    for one_size in _alike(scans_of(cohort), size_of):
+        for one_middle in _alike(one_size, glance):
             groups += [[person for person, _ in same] for same in _alike(one_middle, checksum)]
     home: dict[str, set[str]] = {}
     for group in groups:
@@ -205,40 +202,12 @@ def same_scans(cohort: Cohort) -> list[list[str]]:
     return sorted((sorted(group, key=order.__getitem__) for group in distinct.values()), key=lambda g: order[g[0]])
 
 
-def marks_of(cohort: Cohort) -> dict[str, str]:
-    """Whose each scan is, by a mark of it: 16 digits from its size and the middle of its bytes, which say nothing of it."""
-    found = _scans_of(cohort)
-    return {hashlib.sha256(f"{_size(path)} {_glance(path)}".encode()).hexdigest()[:16]: who for who, path in found}
-
-
-def _scans_of(cohort: Cohort) -> list[Scan]:
-    people = cohort.table["participant_id"]
-    return [
-        (who, path)
-        for paths in cohort.scans.values()
-        for who, path in zip(people, paths)
-        if path is not None and files_of(path)
-    ]
-
-
-def _size(path: Path) -> int:
-    return sum(file.stat().st_size for file in files_of(path))
-
-
 def _alike(scans: list[Scan], key: Callable[[Path], object]) -> list[list[Scan]]:
     """The scans whose key occurs at two people or more, by key."""
     found: dict[object, list[Scan]] = {}
     for person, path in scans:
         found.setdefault(key(path), []).append((person, path))
     return [group for group in found.values() if len({person for person, _ in group}) > 1]
-
-
-def _glance(path: Path) -> str:
-    files = files_of(path)
-    middle = files[len(files) // 2]
-    with middle.open("rb") as file:
-        file.seek(max(0, middle.stat().st_size // 2 - GLANCE // 2))
-        return hashlib.sha256(file.read(GLANCE)).hexdigest()
 
 
 def _strata(cohort: Cohort) -> list[str]:

@@ -63,7 +63,9 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
     Raises MetavoxelError, naming the file, if it is missing, empty, not an image, truncated, of a voxel type that is
     not a real number, not 3-D, constant, holds NaN or infinite voxels, or has an affine that places no voxel.
     """
-    path = Path(path)
+    if not isinstance(path, str | os.PathLike):
+        raise MetavoxelError(f"give a scan's file, which says where it lies, not its voxels (got {type(path).__name__})")
+    path = Path(path).expanduser()
     array, affine = read_series(path) if path.is_dir() else _read_file(path)
     array = np.ascontiguousarray(array.reshape(_squeezed(path, array.shape)))
     bad = int(array.size - np.isfinite(array).sum())

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 
 from metavoxel.evaluate.asking import NOTHING, SCAN
-from metavoxel.evaluate.claims import Claim
+from metavoxel.evaluate.claims import Claim, told
 from metavoxel.evaluate.figures import CONSTANT, EVERYBODY, EXACT, OURS, Figure, Findings
 from metavoxel.evaluate.scores import bootstrap, class_scores, number_scores
 from metavoxel.page import Section, Table
@@ -60,7 +60,7 @@ def _conclusion(findings: Findings, name: str, metric: str, own: Sequence[Claim]
     worth = "no better than" if gain <= 0 else "better than" if lowest > 0 else "not certainly better than"
     said = _said(ours.value, is_class, unit)
     limit = f"; the exact answer has {_said(exact.value, is_class, unit)}" if exact else ""
-    best = best_of(findings, name, metric)
+    best = best_of(findings, name, metric, given)
     beside = ""
     if best is not None:
         overlap = (best.low or best.value) <= ours.value <= (best.high or best.value)
@@ -68,12 +68,12 @@ def _conclusion(findings: Findings, name: str, metric: str, own: Sequence[Claim]
         verdict = "as good, within chance" if overlap else "behind" if ahead else "ahead"
         beside = f" The best of the baselines, {best.who}, is {verdict}: {_said(best.value, is_class, unit)}."
     useless = _said(constant.value, is_class, unit)
-    return f"Given the {given}, the model has {said}, {worth} a constant ({useless}){limit}.{beside}"
+    return f"{told(given).capitalize()}, the model has {said}, {worth} a constant ({useless}){limit}.{beside}"
 
 
-def best_of(findings: Findings, name: str, metric: str) -> Figure | None:
-    """The best of the baselines' figures given the scan; None without baselines."""
-    wanted = (SECTION, name, metric, SCAN, EVERYBODY)
+def best_of(findings: Findings, name: str, metric: str, given: str) -> Figure | None:
+    """The best of the baselines' figures given the same; None without baselines."""
+    wanted = (SECTION, name, metric, given, EVERYBODY)
     found = [f for f in findings.figures if (f.section, f.variable, f.metric, f.given, f.group) == wanted
              and f.who not in (OURS, EXACT, CONSTANT)]  # fmt: skip
     better = min if metric in ("mae", "brier") else max

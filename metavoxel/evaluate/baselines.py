@@ -29,7 +29,7 @@ from metavoxel.evaluate.dedicated import ask, train_dedicated
 from metavoxel.evaluate.sizes import Sizes, sizes
 from metavoxel.evaluate.study import Study, make_study
 from metavoxel.evaluate.variants import as_numbers, by_draws, images_alone
-from metavoxel.files import atomic_write, make_folder
+from metavoxel.files import DIGITS, atomic_write, make_folder
 from metavoxel.model import MetaVoxel
 from metavoxel.progress import one_bar, say
 
@@ -169,7 +169,7 @@ def _write(trained: Trained, study: Study, folder: Path) -> dict[str, str]:
     for told, answers in trained.answers.items():
         name = PREDICTIONS[told]
         with atomic_write(folder / name) as file:
-            study.test.table(answers, "no scan, so no answer").to_csv(file, index=False, float_format="%.6g")
+            study.test.table(answers, "no scan, so no answer").to_csv(file, index=False, float_format=DIGITS)
         files[name] = told
     return files
 

@@ -15,14 +15,14 @@ from metavoxel.evaluate.calibration import (
     reliability,
     tarp,
 )
-from metavoxel.evaluate.claims import Claim, main_claims
+from metavoxel.evaluate.claims import Claim, main_claims, told
 from metavoxel.evaluate.figures import EVERYBODY, EXACT, OURS, Figure, Findings
 from metavoxel.page import Picture, Section, Table
 
 SECTION = "calibration"
 EVERY_NUMBER = "all numbers"
 LEAST_PEOPLE = 30
-"""Below, chance alone covers any fault."""
+"""Below, chance covers all but a gross fault."""
 LEAST_P = 0.01
 
 
@@ -65,7 +65,7 @@ def calibration_section(findings: Findings, claims: Sequence[Claim], seed: int) 
     shown = [claim for claim in claims if claim.who == OURS]
     panels = []
     for claim in main_claims(claims):
-        title = f"{claim.variable.name} given the {claim.given}"
+        title = f"{claim.variable.name} {told(claim.given)}"
         if claim.is_class:
             levels = claim.variable.levels  # type: ignore[union-attr]
             bins = [(level, reliability(claim.truth == index, claim.told[:, index])) for index, level in enumerate(levels)]
@@ -95,7 +95,7 @@ def faults(findings: Findings, claims: Sequence[Claim]) -> list[str]:
     """Which of the model's answers are not calibrated, beyond chance."""
     found = []
     for claim in claims:
-        if claim.who != OURS or len(claim.rows) < LEAST_PEOPLE:
+        if claim.who != OURS:
             continue
         name, given = claim.variable.name, claim.given
         p = findings.value(SECTION, name, "rank_p", given=given)
@@ -110,9 +110,9 @@ def faults(findings: Findings, claims: Sequence[Claim]) -> list[str]:
 
 
 def _conclusion(findings: Findings, shown: Sequence[Claim]) -> str:
-    if all(len(claim.rows) < LEAST_PEOPLE for claim in shown):
-        return f"Too few people to tell: with under {LEAST_PEOPLE}, chance hides any fault."
     wrong = faults(findings, shown)
+    if not wrong and all(len(claim.rows) < LEAST_PEOPLE for claim in shown):
+        return f"Too few people to tell: with under {LEAST_PEOPLE}, chance hides all but a gross fault, and none was found."
     if not wrong:
         return (f"No fault was found in {len(shown)} questions: intervals hold what they say, probabilities can be taken "
                 "at face value.")  # fmt: skip

@@ -15,8 +15,11 @@ INTENDED = (
     "uncertainty that is left. Not for decisions about one person, and not a medical device."
 )
 LIMITS = (
-    "Answers hold for scans prepared as the training scans were, of people like them; a high surprise says otherwise.",
+    "Answers hold for people like those in training.",
     "What is missing is taken to be missing at random.",
+)
+LIMITS_OF_SCANS = (
+    "Scans must be prepared as the training scans were; a high surprise says that one was not.",
     "A drawn scan is a sample of the model's law, not a measurement of anybody.",
 )
 
@@ -34,7 +37,8 @@ def card(model: MetaVoxel, findings: Findings, claims: list[Claim], licence: str
                      "licence": licence or "not stated; ask whoever trained the model before passing it on"},
         "evaluation": findings.about["cohort"],
         "intended_use": INTENDED,
-        "limits": [*LIMITS, *findings.left_out],
+        "limits": [*LIMITS, *(LIMITS_OF_SCANS if model.schema.images else ())],
+        "not_evaluated": findings.left_out,
         "figures": {f"{f.variable}: {f.metric} given {f.given}": f.value for f in shown},
     }  # fmt: skip
 
@@ -50,9 +54,11 @@ def save_card(folder: Path, content: dict[str, Any]) -> None:
     lines += [f"- {name}: {_demographic(seen)}" for name, seen in training["demographics"].items()]
     lines += ["", "## Intended use", "", content["intended_use"], "", "## Limits", ""]
     lines += [f"- {limit}" for limit in content["limits"]]
+    if content["not_evaluated"]:
+        lines += ["", "## Not evaluated", "", *(f"- {sentence}" for sentence in content["not_evaluated"])]
     cohort = content["evaluation"]
     lines += ["", f"## Figures, on {cohort['people']} people of {cohort['name']}", "", "| figure | value |", "|---|---|"]
-    lines += [f"| {name.replace('_', ' ')} | {value:.3g} |" for name, value in content["figures"].items()]
+    lines += [f"| {name.replace('_', ' ')} | {value:.3g} |" for name, value in content["figures"].items() if value == value]
     with atomic_write(folder / "model_card.md") as file:
         file.write("\n".join(lines) + "\n")
 

@@ -109,6 +109,11 @@ def _joined(own: Sequence[Claim]) -> Claim:
                    intervals=np.concatenate(intervals) if len(intervals) == len(own) else None)  # fmt: skip
 
 
+def told(given: str) -> str:
+    """A set of given facts in words."""
+    return "given nothing" if given == NOTHING else f"given the {given}"
+
+
 def main_claims(claims: Sequence[Claim]) -> list[Claim]:
     """The model's own, given the scan; of a model without images, given all other facts, or nothing if there are none."""
     ours = [claim for claim in claims if claim.who == OURS]

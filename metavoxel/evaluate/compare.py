@@ -1,6 +1,6 @@
 """Two evaluations of the same people side by side, with paired tests: which model is better, beyond chance?"""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,65 +12,71 @@ from metavoxel.evaluate.accuracy import SHOWN
 from metavoxel.evaluate.claims import Claim
 from metavoxel.evaluate.figures import OURS
 from metavoxel.evaluate.scores import class_scores, compare, number_scores
-from metavoxel.files import atomic_write, make_folder
+from metavoxel.files import DIGITS, atomic_write, make_folder
 from metavoxel.page import Report, Section, Table
 
 ANSWERS = "answers"
+TRUTH = "truth"
 KEYS = ["participant_id", "session_id"]
 LEAST_P = 0.05
 
 
 def save_answers(claims: Sequence[Claim], cohort: Cohort, folder: Path) -> None:
-    """One CSV a variable: who each row is, the truth, and what the model said under each set of given facts: GIVEN of a
-    number, "GIVEN: LEVEL" for the probability of each level of a class."""
+    """One CSV a variable: who each row is, the truth (of a class, its level), and what the model said under each set of
+    given facts: GIVEN of a number, "GIVEN: LEVEL" for the probability of each level of a class."""
     identity = cohort.table[[key for key in KEYS if key in cohort.table]]
     make_folder(folder)
     for name in dict.fromkeys(claim.variable.name for claim in claims):
         own = [claim for claim in claims if claim.who == OURS and claim.variable.name == name]
         table = identity.copy()
-        table["truth"] = np.nan
+        levels: tuple[str, ...] = getattr(own[0].variable, "levels", ())
+        table[TRUTH] = pd.Series(np.nan, table.index, dtype=object if levels else float)
         for claim in own:
-            table.loc[claim.rows, "truth"] = claim.truth
-            levels = getattr(claim.variable, "levels", None)
+            table.loc[claim.rows, TRUTH] = np.array(levels, object)[claim.truth.astype(int)] if levels else claim.truth
             columns = [f"{claim.given}: {level}" for level in levels] if levels else [claim.given]
             table[columns] = np.nan
             table.loc[claim.rows, columns] = claim.told.reshape(len(claim.rows), -1)
         with atomic_write(folder / f"{name}.csv") as file:
-            table.to_csv(file, index=False, float_format="%.6g")
+            table.to_csv(file, index=False, float_format=DIGITS)
 
 
-def comparison(a: Path, b: Path, seed: int = 0) -> pd.DataFrame:
-    """variable, given, figure, a, b, difference (a less b) with its 95 % interval low and high, p, n.
+def comparison(a: Path, b: Path, seed: int = 0) -> tuple[pd.DataFrame, list[str]]:
+    """variable, given, figure, a, b, difference (a less b) with its 95 % interval low and high, p, n; and what was left
+    out, in sentences.
 
     a, b: folders of two evaluations. Raises MetavoxelError where they have no variable or nobody in common, or where the
     truth differs: then they are not about the same people.
     """
-    rows = []
+    rows, left_out = [], dict[str, None]()
     for name in _shared(a, b):
         one, other = (_read(folder / ANSWERS / f"{name}.csv") for folder in (a, b))
-        both = one.index.intersection(other.index)
+        both, either = one.index.intersection(other.index), one.index.union(other.index)
         if not len(both):
             raise MetavoxelError(f"{a} and {b}: have nobody in common; evaluate both models on one cohort")
+        if alone := len(either) - len(both):
+            left_out[f"{alone} of {len(either)} rows were asked about in one evaluation only, and are left out."] = None
         one, other = one.loc[both], other.loc[both]
-        differs = ~np.isclose(one["truth"], other["truth"], equal_nan=True)
+        _refuse_other_levels(name, one, other, a, b)
+        truth, levels = _truth(one, other)
+        differs = ~np.isclose(*truth, equal_nan=True)
         if differs.any():
             who = both[differs][0][0]
             raise MetavoxelError(f"{name} of {who} differs between {a} and {b}; evaluate both models on one cohort")
         for given, (said_a, said_b) in _answered(one, other):
-            known = ~(one["truth"].isna() | np.isnan(said_a).any(1) | np.isnan(said_b).any(1)).to_numpy()
-            is_class = said_a.shape[1] > 1
+            known = ~(np.isnan(truth[0]) | np.isnan(said_a).any(1) | np.isnan(said_b).any(1))
+            is_class = bool(levels)
             scores, shape = (class_scores, (-1, said_a.shape[1])) if is_class else (number_scores, (-1,))
-            truth, people = one["truth"].to_numpy()[known], both.get_level_values(0)[known]
+            right, people = truth[0][known], both.get_level_values(0)[known]
             of_a, of_b = said_a[known].reshape(shape), said_b[known].reshape(shape)
-            found = compare(scores, truth, of_a, of_b, people, seed=seed)
-            values = scores(truth, of_a), scores(truth, of_b)
+            found = compare(scores, right, of_a, of_b, people, seed=seed)
+            values = scores(right, of_a), scores(right, of_b)
             rows += [{"variable": name, "given": given, "figure": SHOWN[is_class][key], "a": values[0][key],
                       "b": values[1][key], "difference": found[key].value, "low": found[key].low, "high": found[key].high,
                       "p": found[key].p, "n": int(known.sum())} for key in SHOWN[is_class]]  # fmt: skip
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows), list(left_out)
 
 
-def comparison_page(table: pd.DataFrame, a: Path, b: Path) -> Report:
+def comparison_page(table: pd.DataFrame, left_out: Sequence[str], a: Path, b: Path) -> Report:
     """A section a variable."""
     sections = []
     for name, own in table.groupby("variable", sort=False):
@@ -78,14 +84,46 @@ def comparison_page(table: pd.DataFrame, a: Path, b: Path) -> Report:
         said = [f"{f['figure']} given {f['given']} ({f['difference']:+.3g})" for f in found if f["p"] < LEAST_P]
         chance = f"beyond chance (p < {LEAST_P:g} each; {len(own)} were tested)"
         conclusion = f"They differ {chance} in {'; '.join(said)}." if said else f"No figure differs {chance}."
-        rows = [(f["given"], f["figure"], f"{f['a']:.3g}", f"{f['b']:.3g}",
-                 f"{f['difference']:+.3g} [{f['low']:.3g}, {f['high']:.3g}]", f"{f['p']:.2g}", str(f["n"]))
-                for f in found]  # fmt: skip
+        rows = [(f["given"], f["figure"], _shown(f["a"]), _shown(f["b"]), _difference(f), _shown(f["p"], ".2g"),
+                 str(f["n"])) for f in found]  # fmt: skip
         header = ("given", "figure", a.name, b.name, "difference", "p", "n")
         sections.append(Section(str(name), conclusion, table=Table(header, rows)))
     note = ("Intervals: paired bootstrap over people. p: permutation that exchanges, person by person, what the two models "
             "said. Not corrected for the number of tests.")  # fmt: skip
-    return Report(f"{a.name} beside {b.name}", ["Two models, asked about the same people."], sections, [note])
+    return Report(f"{a.name} beside {b.name}", ["Two models, asked about the same people.", *left_out], sections, [note])
+
+
+def _shown(value: float, digits: str = ".3g") -> str:
+    """Nothing where it could not be found, as R2 of one person."""
+    return "" if np.isnan(value) else f"{value:{digits}}"
+
+
+def _difference(found: Mapping[Hashable, float]) -> str:
+    interval = f" [{found['low']:.3g}, {found['high']:.3g}]" if not np.isnan(found["low"]) else ""
+    return _shown(found["difference"], "+.3g") + interval
+
+
+def _refuse_other_levels(name: str, one: pd.DataFrame, other: pd.DataFrame, a: Path, b: Path) -> None:
+    """Of a class, both must know the same levels; their order may differ."""
+    known = [sorted(levels) for levels in (_levels(one), _levels(other))]
+    if known[0] != known[1]:
+        says = " and ".join(f"{', '.join(levels) or 'numbers'} in {folder}" for levels, folder in zip(known, (a, b)))
+        raise MetavoxelError(f"{name}: has the levels {says}; compare models that know the same")
+
+
+def _levels(table: pd.DataFrame) -> list[str]:
+    """Of a class, in order; none of a number."""
+    return list(dict.fromkeys(column.partition(": ")[2] for column in map(str, table.columns) if ": " in column))
+
+
+def _truth(one: pd.DataFrame, other: pd.DataFrame) -> tuple[tuple[np.ndarray, np.ndarray], list[str]]:
+    """The truth in both tables, of a class as an index of the levels, which come second."""
+    levels = _levels(one)
+    number = dict(zip(levels, range(len(levels))))
+    first, second = (
+        (table[TRUTH].map(number) if levels else table[TRUTH]).to_numpy(dtype=float) for table in (one, other)
+    )
+    return (first, second), levels
 
 
 def _shared(a: Path, b: Path) -> list[str]:
@@ -99,14 +137,16 @@ def _shared(a: Path, b: Path) -> list[str]:
 
 
 def _read(path: Path) -> pd.DataFrame:
-    table = pd.read_csv(path, dtype=dict.fromkeys(KEYS, str))
+    header = pd.read_csv(path, nrows=0)
+    text = [*KEYS, *([TRUTH] if _levels(header) else [])]  # a level may be called 1
+    table = pd.read_csv(path, dtype=dict.fromkeys(text, str))
     visit = table[KEYS[1]].fillna("") if KEYS[1] in table else table.groupby(KEYS[0]).cumcount()
     return table.drop(columns=KEYS, errors="ignore").set_axis(pd.MultiIndex.from_arrays([table[KEYS[0]], visit]))
 
 
 def _answered(one: pd.DataFrame, other: pd.DataFrame) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray]]]:
     """Under each set of given facts that both were asked: what they said, (rows, 1) or (rows, levels)."""
-    columns = [column for column in one.columns if column != "truth" and column in other]
+    columns = [column for column in one.columns if column != TRUTH and column in other]
     for given in dict.fromkeys(column.split(": ")[0] for column in columns):
         own = [column for column in columns if column.split(": ")[0] == given]
         yield given, (one[own].to_numpy(float), other[own].to_numpy(float))

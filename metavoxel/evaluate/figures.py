@@ -59,8 +59,8 @@ class Findings:
         return next((f for f in self.figures if all(getattr(f, key) == value for key, value in wanted.items())), None)
 
     def save(self, path: Path) -> None:
-        """JSON; NaN becomes null, since JSON has none."""
-        rows = [{key: None if value != value else value for key, value in asdict(f).items()} for f in self.figures]
+        """JSON."""
+        rows = [asdict(figure) for figure in self.figures]
         write_json(path, {"format": FORMAT, **self.about, "figures": rows, "left_out": self.left_out})
 
     @classmethod

@@ -27,7 +27,7 @@ from metavoxel.evaluate.headsize import head_size_section
 from metavoxel.evaluate.scans import Spaces, image_sections, spaces_of
 from metavoxel.evaluate.sides import refuse_leak, refuse_seen, sides_of
 from metavoxel.evaluate.summary import summary_section
-from metavoxel.files import atomic_write, checksum, make_folder, only_one
+from metavoxel.files import DIGITS, atomic_write, checksum, make_folder, only_one
 from metavoxel.model import resolve
 from metavoxel.page import Report, Section, Table
 from metavoxel.progress import say
@@ -84,11 +84,11 @@ def evaluate(
 
 def compare_evaluations(a: Path, b: Path, out: Path, seed: int = 0) -> None:
     """OUT/comparison.html and comparison.csv of two folders that `evaluate` wrote."""
-    table = comparison(a, b, seed)
+    table, left_out = comparison(a, b, seed)
     make_folder(out)
     with atomic_write(out / "comparison.csv") as file:
-        table.to_csv(file, index=False, float_format="%.6g")
-    comparison_page(table, a, b).save(out / "comparison.html")
+        table.to_csv(file, index=False, float_format=DIGITS)
+    comparison_page(table, left_out, a, b).save(out / "comparison.html")
     say(f"{len(table)} differences in {out / 'comparison.html'}")
 
 
@@ -120,12 +120,12 @@ def _left_out(run: Evaluation) -> None:
     if len(set(run.people)) == 1:
         lacking.append("Intervals: there is one person only, so nothing says how much chance is in the figures.")
     if len(run.people) == len(set(run.people)):
-        lacking.append("Test-retest: nobody was scanned twice.")
+        lacking.append("Test-retest: nobody came twice.")
     if run.options.baselines is None:
         lacking.append("Baselines: none were given; train them with metavoxel baselines and add --baselines.")
     if len(run.sides) > 1:
         lacking.append("Copies, a model card: of several models; evaluate one of them with --fold.")
-    elif run.training is None:
+    elif run.training is None and run.model.schema.images:
         lacking.append("Copies of training scans: the training cohort is not known; add --split or --training.")
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from metavoxel.data.cohort import Cohort, concat, read_cohort
-from metavoxel.data.splits import marks_of, part_of, read_split, same_scans
+from metavoxel.data.marks import seen_again
+from metavoxel.data.splits import part_of, read_split, same_scans
 from metavoxel.data.table import bare_id
 from metavoxel.errors import MetavoxelError
 from metavoxel.evaluate.evaluation import Options, Side
@@ -57,11 +58,12 @@ def _loaded(name: str, taken: Mapping[str, Any], options: Options) -> MetaVoxel:
 
 
 def refuse_seen(side: Side) -> None:
-    """Raises MetavoxelError, with names, where the model has learnt from a scan that it is to be asked about."""
-    seen: set[str] = set(side.model.summary.get("seen", ()))  # type: ignore[call-overload]
-    marks = marks_of(side.test) if seen else {}  # which are read from every scan
-    if known := dict.fromkeys(who for mark, who in marks.items() if mark in seen):
-        raise MetavoxelError(f"{_named(list(known))} in the training of {side.name}, with the same scans; ask about "
+    """Raises MetavoxelError, with names, where the model has learnt from a scan, or from facts of somebody without one,
+    that it is to be asked about."""
+    seen: Sequence[str] = side.model.summary.get("seen", ())  # type: ignore[assignment]
+    facts = [scalar.name for scalar in side.model.schema.scalars]
+    if seen and (known := seen_again(side.test, facts, seen)):
+        raise MetavoxelError(f"{_named(known)} in the training of {side.name}, with the same scans or facts; ask about "
                              "others, by --split or in another cohort")  # fmt: skip
 
 

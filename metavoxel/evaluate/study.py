@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metavoxel.build import infer_schema
 from metavoxel.config import Config
 from metavoxel.data.cohort import Cohort
 from metavoxel.data.table import bare_id
@@ -19,6 +18,7 @@ from metavoxel.errors import MetavoxelError
 from metavoxel.loading import ImageStack, load_images
 from metavoxel.progress import one_bar
 from metavoxel.schema import Categorical, Image, Scalar, Schema
+from metavoxel.variables import infer_schema
 
 USUAL = ("age", "sex")
 """What is asked by default, as in the paper."""

@@ -7,7 +7,7 @@ from metavoxel.evaluate.accuracy import SHOWN, best_of, shown_value
 from metavoxel.evaluate.asking import NOTHING, PAPER_DRAWS, SCAN
 from metavoxel.evaluate.calibrated import LEAST_PEOPLE, faults
 from metavoxel.evaluate.calibrated import SECTION as CALIBRATION
-from metavoxel.evaluate.claims import Claim, main_claims
+from metavoxel.evaluate.claims import Claim, main_claims, told
 from metavoxel.evaluate.figures import CONSTANT, EXACT, Findings
 from metavoxel.methods import PAPER_STEPS
 from metavoxel.page import Section, Table
@@ -23,12 +23,12 @@ def summary_section(findings: Findings, claims: Sequence[Claim], at_once: bool) 
         name, metric = claim.variable.name, next(iter(SHOWN[claim.is_class]))
         unit = getattr(claim.variable, "unit", "")
         label = f"{name}: {SHOWN[claim.is_class][metric]}{f', {unit}' if unit else ''}"
-        best = best_of(findings, name, metric)
+        best = best_of(findings, name, metric, claim.given)
         held = findings.value(CALIBRATION, name, "coverage_90", given=claim.given)
         own = [fault for fault in wrong if fault.startswith(f"{name},")]
         calibrated = "no" if own else "yes" if len(claim.rows) >= LEAST_PEOPLE else "too few people"
         rows.append({
-            f"given the {claim.given}": label,
+            told(claim.given): label,
             "model": shown_value(findings.value(ACCURACY, name, metric, given=claim.given)),
             "best baseline": f"{shown_value(best)} ({best.who})" if best else "",
             "exact limit": shown_value(findings.value(ACCURACY, name, metric, who=EXACT, given=SCAN)),
@@ -40,7 +40,7 @@ def summary_section(findings: Findings, claims: Sequence[Claim], at_once: bool) 
     good = (f"are not calibrated in {len(wrong)} case{'s' * (len(wrong) > 1)}" if wrong
             else "are of too few people to tell whether they are calibrated" if few else "are calibrated")  # fmt: skip
     table = Table(header, [[row[column] for column in header] for row in rows])
-    how = "one evaluation of the network a scan" if at_once else f"{PAPER_DRAWS} draws of {PAPER_STEPS} evaluations each"
+    how = "one evaluation of the network each" if at_once else f"{PAPER_DRAWS} draws of {PAPER_STEPS} evaluations each"
     said = f"The model's {len(main)} answers, {how}, {good}."
     return Section("In short", said, table=table,
                    note="Brackets: 95 % intervals over people.")  # fmt: skip

@@ -1,0 +1,103 @@
+"""A model's folder is nobody else's, and a training that goes on is the one that was begun."""
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import metavoxel as mv
+from metavoxel.data.phantom import write_cohort
+from metavoxel.errors import MetavoxelError
+
+CONFIG = "net: {widths: [8, 8], patch: 4, token_width: 16, token_depth: 1}\nreading: 0\n"
+
+
+@pytest.fixture
+def begun(run, phantoms, tmp_path):
+    """begin(*options) -> a folder with a training of one step, and its options."""
+    (tmp_path / "c.yaml").write_text(f"{CONFIG}joint: {{steps: 1, batch: 2, validate_every: 1}}\n")
+    own = tmp_path / "cohort"
+    shutil.copytree(phantoms, own)
+    run("split", own, "-o", tmp_path / "s.tsv", "--folds", 2, "--test", 0.25)
+    options = ["--config", tmp_path / "c.yaml", "--split", tmp_path / "s.tsv", "--fold", 1]
+    assert run("train", own, "-o", tmp_path / "m", *options)[0] == 0
+    return tmp_path / "m", own, options
+
+
+def _kept(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "lock"}
+
+
+def test_a_training_goes_on_with_its_own_cohort_split_and_config_only(run, refused, begun, tmp_path):
+    """Else the old weights would stand beside others' scalings, and the training people might be asked about."""
+    model, cohort, options = begun
+    before = _kept(model)
+    another = write_cohort(tmp_path / "another", 12, seed=6, missing=0.1)
+    assert "was begun with another table" in refused("train", another, "-o", model, *options, "--resume")
+    assert "was begun with another" in refused("train", cohort, "-o", model, *options[:-1], 2, "--resume")
+    assert "was begun with another config (seed was 0, is 7)" in refused(
+        "train", cohort, "-o", model, *options, "--seed", 7, "--resume"
+    )
+    longer = tmp_path / "longer.yaml"
+    longer.write_text((tmp_path / "c.yaml").read_text().replace("steps: 1", "steps: 3"))
+    assert "config (joint.steps was 1, is 3)" in refused(
+        "train", cohort, "-o", model, "--config", longer, *options[2:], "--resume"
+    )
+    scan = next(cohort.glob("sub-*/anat/*.nii.gz"))
+    own = scan.read_bytes()
+    shutil.copyfile(another / scan.relative_to(cohort), scan)
+    assert "was begun with another scans" in refused("train", cohort, "-o", model, *options, "--resume")
+    scan.write_bytes(own)
+    assert _kept(model) == before
+
+
+def test_a_cohort_may_be_moved_between_two_jobs(run, begun, tmp_path):
+    model, cohort, options = begun
+    before = _kept(model)
+    shutil.copytree(cohort, tmp_path / "scratch/cohort", copy_function=shutil.copyfile)  # with new times
+    assert run("train", tmp_path / "scratch/cohort", "-o", model, *options, "--resume")[0] == 0
+    assert _kept(model) == before
+
+
+def test_a_finished_model_is_kept_where_its_training_is_gone(refused, begun):
+    model, cohort, options = begun
+    shutil.rmtree(model / "training")
+    assert "no training to go on with" in refused("train", cohort, "-o", model, *options, "--resume")
+    assert "holds a trained model already" in refused("train", cohort, "-o", model, *options)
+
+
+def test_what_a_killed_process_left_is_swept(run, begun):
+    model, cohort, options = begun
+    (model / "cache-x1").mkdir()
+    (model / "cache-x1/T1w.npy").write_bytes(b"0" * 100)
+    assert run("train", cohort, "-o", model, *options, "--resume")[0] == 0
+    assert not list(model.glob("cache-*"))
+
+
+def test_a_refused_training_leaves_no_folder(refused, phantoms, untrained, tmp_path):
+    facts = tmp_path / "facts.tsv"
+    shutil.copyfile(phantoms / "participants.tsv", facts)
+    assert "holds no T1w" in refused("train", facts, "-o", tmp_path / "m", "--init", untrained)
+    broken = tmp_path / "broken"
+    shutil.copytree(phantoms, broken)
+    next(broken.glob("sub-*/anat/*.nii.gz")).write_bytes(b"no scan")
+    assert "_T1w.nii.gz" in refused("train", broken, "-o", tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_cohorts_folder_is_no_models(refused, phantoms):
+    before = sorted(phantoms.rglob("*"))
+    assert "is a cohort's folder" in refused("train", phantoms, "-o", phantoms)
+    assert sorted(phantoms.rglob("*")) == before
+
+
+def test_arrays_are_compared_too(tmp_path):
+    schema = mv.Schema((mv.Continuous("age"), mv.Categorical("sex", ("F", "M"))))
+    table = pd.DataFrame({"age": [50.0, 60, 70, 80] * 3, "sex": ["F", "M"] * 6})
+    config = mv.preset("tiny", joint={"steps": 1, "batch": 2, "validate_every": 1})
+    mv.fit(schema, {}, table, tmp_path / "m", config, quiet=True)
+    with pytest.raises(MetavoxelError, match="holds a trained model already"):
+        mv.fit(schema, {}, table, tmp_path / "m", config, quiet=True)
+    with pytest.raises(MetavoxelError, match="was begun with another table"):
+        mv.fit(schema, {}, table.assign(age=table["age"] + 1), tmp_path / "m", config, resume=True, quiet=True)
