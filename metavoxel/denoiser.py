@@ -150,9 +150,9 @@ class JointDenoiser(nn.Module):
             seen[image.name] = torch.cat([x, self.law(image.name).alone().deviation(x, tau)], 1)
         return self.net.encode(seen, times)
 
-    def _attend(self, state: State, times: Times, scan: Scan | None) -> Tensor:
+    def _attend(self, state: State, times: Times, scan: Scan | None, *, only_asked: bool = False) -> Tensor:
         names = [v.name for v in self.schema.scalars]
-        return self.net.attend({k: state[k] for k in names}, {k: times[k] for k in names}, scan)
+        return self.net.attend({k: state[k] for k in names}, {k: times[k] for k in names}, scan, only_asked=only_asked)
 
 
 class FrozenScan:
@@ -171,8 +171,41 @@ class FrozenScan:
         return self.denoiser.judge_scalars(self.raw(state, times), state, times, x0)
 
     def raw(self, state: State, times: Times) -> State:
-        """Raw outputs, see `scalars`."""
-        return self.denoiser.read(self.denoiser._attend(state, times, self.scan), times, self.scan)
+        """Raw outputs, see `scalars`; of what is known in all rows they mean nothing. What many draws ask alike is asked
+        once: absent values are noise, and unseen."""
+        alike = self._alike(state, times)
+        if alike is None:
+            return self._raw(state, times)
+        first, which = alike
+        scans = 1 if self.scan is None else len(self.scan.shown)
+        names = [v.name for v in self.denoiser.schema.scalars]
+        once = ({name: part[name][first].repeat(scans) for name in names} for part in (state, times))
+        scan = torch.arange(scans, device=which.device).repeat_interleave(len(which) // scans)
+        return {name: x[scan * len(first) + which] for name, x in self._raw(*once).items()}
+
+    def _raw(self, state: State, times: Times) -> State:
+        return self.denoiser.read(self.denoiser._attend(state, times, self.scan, only_asked=True), times, self.scan)
+
+    def _alike(self, state: State, times: Times) -> tuple[Tensor, Tensor] | None:
+        """A row of each kind of question, and which of these every row asks, whatever its scan; None where there are many
+        kinds, as where every draw has a number of its own."""
+        kind: Tensor | int = 0
+        for v in self.denoiser.schema.scalars:
+            x, t = state[v.name], times[v.name]
+            if not bool((t == t[:1]).all()):
+                return None
+            if bool(t[0] == 1):
+                continue
+            if isinstance(v.process, Discrete):
+                kind = kind * v.process.states + x
+            elif not bool((x == x[:1]).all()):
+                return None
+        rows = len(next(iter(times.values())))
+        kinds, which = torch.as_tensor(kind, device=self.device).expand(rows).unique(return_inverse=True)
+        draws = rows if self.scan is None else rows // len(self.scan.shown)
+        if 2 * len(kinds) > draws:
+            return None
+        return torch.stack([(which == number).nonzero()[0, 0] for number in range(len(kinds))]), which
 
     def freeze(self, images: State, times: Times) -> "FrozenScan":
         return self

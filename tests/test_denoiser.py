@@ -182,6 +182,28 @@ def test_frozen_scans_answer_as_the_whole_network_does(case: Case, t: float) -> 
         torch.testing.assert_close(answer, whole[name], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("images", [MIXED.images, ()], ids=["scans", "facts"])
+def test_what_many_draws_ask_alike_is_asked_once(images: tuple[Image, ...]) -> None:
+    """Draws that differ by noise alone, or by a class; not those that have numbers of their own."""
+    schema, scans, draws = Schema((*images, *MIXED.scalars)), 3 if images else 1, 40
+    denoiser = waken(JointDenoiser(schema, SETTINGS, MixtureTimes()))
+    x = values(schema, scans * draws)
+    rows: list[int] = []
+    denoiser.net.tokens.register_forward_pre_hook(lambda module, told: rows.append(len(told[1]["sex"])))
+    seen = {image.name: x[image.name][:scans] for image in images}
+    for known, kinds in (((), 1), (("sex",), 2), (("age",), draws), (("sex", "age"), draws)):
+        times = levels(schema, scans * draws, 1.0, **dict.fromkeys(known, 0.0))
+        shown = {image.name: torch.zeros(scans, *image.level_shape) for image in images}
+        with torch.no_grad():
+            frozen = denoiser.freeze(seen, shown)
+            told, once = frozen.raw(x, times), rows[-1]
+            each = frozen._raw(x, times)
+        assert once == scans * kinds
+        for v in schema.scalars:
+            if v.name not in known:
+                torch.testing.assert_close(told[v.name], each[v.name], atol=1e-5, rtol=1e-4)
+
+
 @SMALL
 @given(case=cases())
 def test_what_stands_in_for_an_absent_value_does_not_matter(case: Case) -> None:

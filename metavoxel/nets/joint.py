@@ -32,7 +32,7 @@ class NetSettings:
     patch: int = Field(default=2, ge=1)
     """Voxels to a side that the first layer takes together."""
     token_width: int = 128
-    token_depth: int = 3
+    token_depth: int = Field(default=3, ge=1)
     heads: int = 4
     registers: int = Field(default=4, ge=1)
 
@@ -127,10 +127,13 @@ class JointNet(nn.Module):
         memory = self.tokens.remember(features.memory, features.embedding, features.summary)
         return Scan(features, memory, torch.stack(seen).mean(0))
 
-    def attend(self, scalars: dict[str, Tensor], times: dict[str, Tensor], scan: Scan | None) -> Tensor:
-        """Scalars (n,) and their levels (n,), n a multiple of the scan's rows -> tokens (n, scalars, width)."""
+    def attend(
+        self, scalars: dict[str, Tensor], times: dict[str, Tensor], scan: Scan | None, *, only_asked: bool = False
+    ) -> Tensor:
+        """Scalars (n,) and their levels (n,), n a multiple of the scan's rows -> tokens (n, scalars, width); only_asked:
+        those of what is known mean nothing."""
         memory = scan.memory if scan is not None else self.tokens.remember(None, None, None)
-        return self.tokens(scalars, times, memory)
+        return self.tokens(scalars, times, memory, only_asked=only_asked)
 
     def decode(self, scan: Scan, tokens: Tensor) -> Tensor:
         """tokens: of as many rows as the scan, or of none -> what `finish` reads of every entry of all images."""

@@ -38,13 +38,21 @@ class TokenBlock(nn.Module):
         self.modulation = zero(nn.Linear(width, 9 * width))
 
     def forward(
-        self, x: Tensor, level: Tensor, scan: KeysValues | None, registers: KeysValues | None = None
+        self,
+        x: Tensor,
+        level: Tensor,
+        scan: KeysValues | None,
+        registers: KeysValues | None = None,
+        asked: Sequence[int] | None = None,
     ) -> tuple[Tensor, KeysValues]:
         """x (n, length, width), level the same or of one row; keys and values of the scan, and of the registers that x
-        reads beside itself, of n rows or a divisor of n. Returns x after, and x's own keys and values."""
+        reads beside itself, of n rows or a divisor of n. Returns x after (where some are asked, of these alone), and x's
+        own keys and values."""
         parts = self.modulation(nn.functional.silu(level)).chunk(9, -1)
         normed = self._modulate(x, *parts[:2])
         own = self.own.remember(normed)
+        if asked is not None:
+            x, normed, *parts = (part[:, asked] for part in (x, normed, *parts))
         read = own if registers is None else _beside(own, registers)
         x = x + parts[2] * self.own(normed, read)
         if self.scan is not None and scan is not None:
@@ -122,8 +130,13 @@ class Tokens(nn.Module):
             registers.append(own)
         return Memory(start, level, scan, registers, self.norm(x))
 
-    def forward(self, values: dict[str, Tensor], times: dict[str, Tensor], memory: Memory) -> Tensor:
-        """values, times: (n,) each, n a multiple of the memory's rows -> tokens (n, scalars, width)."""
+    def forward(
+        self, values: dict[str, Tensor], times: dict[str, Tensor], memory: Memory, *, only_asked: bool = False
+    ) -> Tensor:
+        """values, times: (n,) each, n a multiple of the memory's rows -> tokens (n, scalars, width).
+
+        only_asked: tokens of what is known are needed by the others, but not any more after the last block.
+        """
         if not self.specs:
             return memory.told[:, :0]
         t = torch.stack([times[spec.name] for spec in self.specs], 1)
@@ -135,7 +148,13 @@ class Tokens(nn.Module):
         level = self.level(level_features(_once(t))) + (  # type: ignore[misc]
             of_images if len(of_images) == 1 else of_images.repeat_interleave(draws, 0)
         )
-        for block, scan, registers in zip(self.blocks, memory.scan, memory.registers):
+        asked = (t > 0).any(0).nonzero()[:, 0].tolist() if only_asked else []
+        *layers, (block, scan, registers) = zip(self.blocks, memory.scan, memory.registers)
+        for layer, *read in layers:
+            x, _ = layer(x, level, *read)
+        if 0 < len(asked) < len(self.specs):
+            x = x.index_copy(1, torch.tensor(asked, device=x.device), block(x, level, scan, registers, asked)[0])
+        else:
             x, _ = block(x, level, scan, registers)
         return self.norm(x)
 
