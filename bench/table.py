@@ -120,7 +120,7 @@ def results() -> list[str]:
             v, metric = figure.variable, figure.metric
             exact = found.value("accuracy", v, metric, who=EXACT, given="scan")
             constant = found.value("accuracy", v, metric, who=CONSTANT, given="nothing")
-            best = best_of(found, v, metric)
+            best = best_of(found, v, metric, "scan")
             held = found.value("calibration", v, "coverage_90", given="scan")
             beside = f"{shown_value(best)} ({best.who})" if best else "-"
             words = {"mae": f"{v}, mean error", "accuracy": f"{v}, share right"}[metric]
