@@ -26,6 +26,9 @@ from metavoxel.recalibration import Recalibration
 from metavoxel.scalars import clean, loss, tempered
 from metavoxel.schema import Scalar, Schema, State, Times, Variable
 
+MOST_KINDS = 1 << 62
+"""Combinations of classes that a whole number tells apart."""
+
 
 class JointDenoiser(nn.Module):
     """(State, Times) -> clean predictions for a fitted schema.
@@ -189,7 +192,7 @@ class FrozenScan:
     def _alike(self, state: State, times: Times) -> tuple[Tensor, Tensor] | None:
         """A row of each kind of question, and which of these every row asks, whatever its scan; None where there are many
         kinds, as where every draw has a number of its own."""
-        kind: Tensor | int = 0
+        kind, possible = torch.zeros(1, dtype=torch.int64, device=self.device), 1
         for v in self.denoiser.schema.scalars:
             x, t = state[v.name], times[v.name]
             if not bool((t == t[:1]).all()):
@@ -197,11 +200,13 @@ class FrozenScan:
             if bool(t[0] == 1):
                 continue
             if isinstance(v.process, Discrete):
-                kind = kind * v.process.states + x
+                kind, possible = kind * v.process.states + x, possible * v.process.states
             elif not bool((x == x[:1]).all()):
                 return None
+        if not times or possible > MOST_KINDS:
+            return None
         rows = len(next(iter(times.values())))
-        kinds, which = torch.as_tensor(kind, device=self.device).expand(rows).unique(return_inverse=True)
+        kinds, which = kind.expand(rows).unique(return_inverse=True)
         draws = rows if self.scan is None else rows // len(self.scan.shown)
         if 2 * len(kinds) > draws:
             return None

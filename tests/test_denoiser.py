@@ -204,6 +204,20 @@ def test_what_many_draws_ask_alike_is_asked_once(images: tuple[Image, ...]) -> N
                 torch.testing.assert_close(told[v.name], each[v.name], atol=1e-5, rtol=1e-4)
 
 
+def test_combinations_of_many_classes_are_told_apart() -> None:
+    """Of 40 classes there are more than a whole number counts; answers about the last still follow the first."""
+    schema = Schema([Categorical(f"c{i:02d}", ("a", "b", "c", "d"), marginal=(0.25,) * 4) for i in range(40)])
+    denoiser = waken(JointDenoiser(schema, SETTINGS, MixtureTimes()))
+    x = {name: torch.zeros(8, dtype=torch.int64) for name in schema.names}
+    x["c00"] = torch.arange(8) % 2
+    times = levels(schema, 8, 0.0, c39=1.0)
+    with torch.no_grad():
+        frozen = denoiser.freeze({}, {})
+        told = frozen.raw(x, times)["c39"]
+        torch.testing.assert_close(told, frozen._raw(x, times)["c39"])
+    assert not torch.allclose(told[0], told[1], atol=1e-6)
+
+
 @SMALL
 @given(case=cases())
 def test_what_stands_in_for_an_absent_value_does_not_matter(case: Case) -> None:
