@@ -28,7 +28,7 @@ def few_steps(patch: pytest.MonkeyPatch) -> None:
     patch.setitem(PRESETS, "tiny", ours)
     less = {"joint": FEW, "encoding": {"steps": 2, "batch": 8, "validate_every": 1}}
     small = sizes("tiny")
-    patch.setattr(baselines, "sizes", lambda name: type(tiny)(
+    patch.setattr(baselines, "sizes", lambda name, config: type(tiny)(
         small.joint, with_steps(tiny.paper, less), {"init_features": 4, "growth_rate": 2},
         {"patch": 8, "width": 16, "depth": 1, "heads": 2}, optimiser, apart=False,
     ))  # fmt: skip
