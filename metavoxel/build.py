@@ -1,6 +1,5 @@
 """From a cohort to a model: schema, autoencoders, latents, then the joint network."""
 
-import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -13,6 +12,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from metavoxel.augment import augment
+from metavoxel.checkpoint import weights_mark
 from metavoxel.config import Config, from_dict
 from metavoxel.config import preset as preset_config
 from metavoxel.data.cohort import Cohort, read_cohort
@@ -24,6 +24,7 @@ from metavoxel.device import place_of
 from metavoxel.diffusion import joint_loss
 from metavoxel.errors import MetavoxelError
 from metavoxel.facts import facts_of
+from metavoxel.files import digits_of
 from metavoxel.latents import ImageCodec
 from metavoxel.loading import ImageStack, large_array, load_images
 from metavoxel.model import MetaVoxel, load
@@ -77,7 +78,7 @@ def train(
         unused = [f"left out: {'; '.join(lost)}"] if not start and (lost := left_out(cohort)) else []
         for line in (*cohort.notes, *unused, f"{len(cohort.participants)} people, {len(cohort)} rows: {schema}"):
             say(line)
-    with claimed(Path(out), resume) as folder, _scratch(folder, cache) as scratch:
+    with claimed(Path(out).expanduser(), resume) as folder, _scratch(folder, cache) as scratch:
         stacks = {}
         for image in schema.images:
             with one_bar(f"reading {image.name}", quiet) as report:
@@ -133,10 +134,9 @@ def fit(
     out_of_training = torch.from_numpy(held_out(people, config.validation, config.seed))
     training, validation = torch.nonzero(~out_of_training)[:, 0], torch.nonzero(out_of_training)[:, 0]
     rows = table.iloc[training.numpy()]
-    mark = start.mark() if start else None
-    settle(Path(out), inputs_of(schema, config, table, people, stacks, mark, about or {}), resume)
+    folder, mark = Path(out).expanduser(), start.mark() if start else None
+    settle(folder, inputs_of(schema, config, table, people, stacks, mark, about or {}), resume)
     schema = start.schema.among(rows) if start else schema.fit(rows)
-    folder = Path(out)
     scalars, known = schema.encode(table)
     absent = {name: 1.0 - there.float() for name, there in known.items()}
     facts = facts_of(schema.scalars, scalars, absent, len(table)) * config.mean_by_facts
@@ -338,11 +338,9 @@ def _encode_all(
 ) -> np.ndarray:
     """Raw latents (variants, rows, channels, *grid) float16, kept by a hash of images and autoencoder."""
     assert codec.autoencoder is not None
-    digest = hashlib.sha256(stack.key.encode())
-    for tensor in codec.autoencoder.state_dict().values():
-        digest.update(tensor.cpu().numpy().tobytes())
+    key = digits_of(f"{stack.key} {weights_mark(codec.autoencoder)}")
     variants = VARIANTS if config.augment else 1
-    file = cache / f"latents-{digest.hexdigest()[:16]}-{variants}.npy" if cache else None
+    file = cache / f"latents-{key}-{variants}.npy" if cache else None
     if file is not None and file.exists():
         return np.load(file, mmap_mode="r")
     s = config.autoencoder

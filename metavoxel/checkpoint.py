@@ -1,5 +1,6 @@
 """Weights as safetensors, everything else as JSON. Nothing here can run code: no pickle, in or out."""
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -58,6 +59,14 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise MetavoxelError(f"{path}: not valid JSON ({error}); copy or train it again") from error
+
+
+def weights_mark(module: nn.Module) -> str:
+    """Digits that change with any weight."""
+    digest = hashlib.sha256()
+    for tensor in module.state_dict().values():
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:

@@ -163,6 +163,7 @@ class FrozenScan:
 
     def __init__(self, denoiser: JointDenoiser, scan: Scan | None) -> None:
         self.denoiser, self.scan = denoiser, scan
+        self.scans = 1 if scan is None else len(scan.shown)
         self.coverage = denoiser.coverage
         self.device = denoiser.device
 
@@ -180,10 +181,9 @@ class FrozenScan:
         if alike is None:
             return self._raw(state, times)
         first, which = alike
-        scans = 1 if self.scan is None else len(self.scan.shown)
         names = [v.name for v in self.denoiser.schema.scalars]
-        once = ({name: part[name][first].repeat(scans) for name in names} for part in (state, times))
-        scan = torch.arange(scans, device=which.device).repeat_interleave(len(which) // scans)
+        once = ({name: part[name][first].repeat(self.scans) for name in names} for part in (state, times))
+        scan = torch.arange(self.scans, device=which.device).repeat_interleave(len(which) // self.scans)
         return {name: x[scan * len(first) + which] for name, x in self._raw(*once).items()}
 
     def _raw(self, state: State, times: Times) -> State:
@@ -207,10 +207,10 @@ class FrozenScan:
             return None
         rows = len(next(iter(times.values())))
         kinds, which = kind.expand(rows).unique(return_inverse=True)
-        draws = rows if self.scan is None else rows // len(self.scan.shown)
-        if 2 * len(kinds) > draws:
+        if 2 * len(kinds) > rows // self.scans:
             return None
-        return torch.stack([(which == number).nonzero()[0, 0] for number in range(len(kinds))]), which
+        row = torch.arange(rows, device=which.device)
+        return row.new_full((len(kinds),), rows).scatter_reduce(0, which, row, "amin"), which
 
     def freeze(self, images: State, times: Times) -> "FrozenScan":
         return self

@@ -72,6 +72,11 @@ def checksum(path: Path) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
+def digits_of(content: str | bytes) -> str:
+    """16 hexadecimal digits of its sha256: enough to tell contents apart."""
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()[:16]
+
+
 def make_folder(folder: str | os.PathLike[str]) -> Path:
     """The folder, made with its parents if it does not exist."""
     folder = Path(folder).expanduser()

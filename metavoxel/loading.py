@@ -1,6 +1,5 @@
 """From scans on disk to one memory-mapped array on the model's grid: read once, constant memory, reused on resume."""
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from metavoxel.data.cohort import Cohort
 from metavoxel.data.conform import Conformed, Grid, conform
 from metavoxel.data.volume import read_volume
 from metavoxel.errors import MetavoxelError
-from metavoxel.files import make_folder, temporary_beside, write_error
+from metavoxel.files import digits_of, make_folder, temporary_beside, write_error
 from metavoxel.schema import Image
 
 WORKERS = 2
@@ -55,20 +54,20 @@ class ImageStack:
         """Digits that tell these images from others by a few of them, wherever their files are."""
         some = np.linspace(0, len(self) - 1, min(len(self), GLIMPSED)).astype(int)
         seen = self.present.numpy().tobytes() + np.ascontiguousarray(self.voxels[some]).tobytes()
-        return hashlib.sha256(seen).hexdigest()[:16]
+        return digits_of(seen)
 
     @classmethod
     def from_array(cls, voxels: np.ndarray) -> "ImageStack":
         """voxels (rows, *shape); a row that is all NaN has no image."""
         present = np.isfinite(voxels).reshape(len(voxels), -1).all(1)
         clean = np.where(present.reshape(-1, *(1,) * (voxels.ndim - 1)), voxels, 0).astype(np.float16)
-        return cls(clean, present, hashlib.sha256(clean.tobytes()).hexdigest()[:16])
+        return cls(clean, present, digits_of(clean.tobytes()))
 
 
 def load_images(cohort: Cohort, image: Image, cache: Path, progress: Progress = lambda done, total: None) -> ImageStack:
     """Every row's scan, conformed; kept under `cache` so that the same cohort on the same grid is read once."""
     grid = json.dumps([image.name, image.shape, image.spacing])
-    key = hashlib.sha256(f"{cohort.fingerprint()} {grid}".encode()).hexdigest()[:16]
+    key = digits_of(f"{cohort.fingerprint()} {grid}")
     paths = cohort.scans[image.name]
     present = np.array([path is not None for path in paths])
     file = cache / f"{image.name}-{key}.npy"

@@ -1,6 +1,5 @@
 """The trained model as a person uses it: load, save, sample, predict. Only here do files meet tensors."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -204,10 +203,7 @@ class MetaVoxel:
 
     def mark(self) -> str:
         """Digits that change with any weight."""
-        digest = hashlib.sha256()
-        for tensor in self._weights().state_dict().values():
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return checkpoint.weights_mark(self._weights())
 
     def save(self, folder: str | Path, half: bool = False) -> Path:
         """model.json and model.safetensors in `folder`; half: weights in float16, half the size."""

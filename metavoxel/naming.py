@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
+from metavoxel.data.table import IDENTIFIERS
 from metavoxel.errors import MetavoxelError
 
-TAKEN = ("draw", "warning", "truth", "participant_id", "session_id")
+TAKEN = (*IDENTIFIERS, "draw", "warning", "truth")
 """Columns that the tables of answers and draws have besides."""
 UNFIT = '/\\:*?"<>|=,{}\0\n\r\t'
 """What no file is called on some system or other, or what the command line takes apart."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import pandas as pd
 from metavoxel.checkpoint import read_json, write_json
 from metavoxel.config import Config, to_dict
 from metavoxel.errors import MetavoxelError
-from metavoxel.files import make_folder, only_one
+from metavoxel.files import digits_of, make_folder, only_one
 from metavoxel.loading import ImageStack
 from metavoxel.schema import Schema
 
@@ -34,23 +33,22 @@ def claimed(folder: Path, resume: bool) -> Iterator[Path]:
     _refuse_taken(folder, resume)
     new = not folder.exists()
     training = make_folder(folder / TRAINING)
-    try:
-        with only_one(training / LOCK, f"training in {folder}"):
-            for left in folder.glob(f"{CACHE}*"):  # by a process that was killed
-                shutil.rmtree(left)
+    with only_one(training / LOCK, f"training in {folder}"):  # what another process holds is not tidied up
+        for left in folder.glob(f"{CACHE}*"):  # by a process that was killed
+            shutil.rmtree(left)
+        try:
             yield folder
-    except BaseException:
-        if {path.name for path in training.iterdir()} <= {LOCK}:
-            shutil.rmtree(training)
-            if new and not any(folder.iterdir()):
-                folder.rmdir()
-        raise
+        except BaseException:
+            if not _begun(folder):
+                shutil.rmtree(training)
+                if new and not any(folder.iterdir()):
+                    folder.rmdir()
+            raise
 
 
 def _refuse_taken(folder: Path, resume: bool) -> None:
     """Raises MetavoxelError where the folder holds something that this training would write over."""
-    finished = (folder / "model.json").exists()
-    begun = any(path.name != LOCK for path in (folder / TRAINING).glob("*"))
+    finished, begun = (folder / "model.json").exists(), _begun(folder)
     if (folder / "participants.tsv").exists() or any(folder.glob("sub-*")):
         raise MetavoxelError(f"{folder}: is a cohort's folder; choose another one for the model")
     if finished and not resume:
@@ -61,6 +59,11 @@ def _refuse_taken(folder: Path, resume: bool) -> None:
         raise MetavoxelError(f"{folder}: holds an unfinished training; add --resume to go on, or choose another folder")
 
 
+def _begun(folder: Path) -> bool:
+    """Whether something has been learnt there, beyond what it is to be learnt from."""
+    return any(path.name not in (LOCK, RECORD) for path in (folder / TRAINING).glob("*"))
+
+
 def inputs_of(
     schema: Schema, config: Config, table: pd.DataFrame, people: np.ndarray, images: Mapping[str, ImageStack],
     start: str | None, about: Mapping[str, object],
@@ -69,11 +72,12 @@ def inputs_of(
 
     Paths and times of files are not in it: a cohort may be moved between two jobs.
     """
+    files: Sequence[str] = about.get("seen", ())  # type: ignore[assignment]
     return {
         "variables": schema.to_dict()["variables"],
         "config": to_dict(config),
-        "table": _digest(table.to_csv(index=False), *map(str, people)),
-        "scans": {name: stack.mark() for name, stack in images.items()} | {"files": _digest(*about.get("seen", ()))},  # type: ignore[misc]
+        "table": digits_of("\n".join([table.to_csv(index=False), *map(str, people)])),
+        "scans": {name: stack.mark() for name, stack in images.items()} | {"files": digits_of("\n".join(files))},
         "split": about.get("split"),
         "model to start from": start,
     }
@@ -103,7 +107,3 @@ def _first_change(before: Any, now: Any, name: str = "") -> str:
         key = next(key for key in {**before, **now} if before.get(key) != now.get(key))
         return _first_change(before.get(key), now.get(key), f"{name}.{key}".lstrip("."))
     return f"{name} was {before}, is {now}"
-
-
-def _digest(*parts: str) -> str:
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

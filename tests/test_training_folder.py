@@ -9,6 +9,7 @@ import pytest
 import metavoxel as mv
 from metavoxel.data.phantom import write_cohort
 from metavoxel.errors import MetavoxelError
+from metavoxel.training_folder import claimed
 
 CONFIG = "net: {widths: [8, 8], patch: 4, token_width: 16, token_depth: 1}\nreading: 0\n"
 
@@ -101,3 +102,36 @@ def test_arrays_are_compared_too(tmp_path):
         mv.fit(schema, {}, table, tmp_path / "m", config, quiet=True)
     with pytest.raises(MetavoxelError, match="was begun with another table"):
         mv.fit(schema, {}, table.assign(age=table["age"] + 1), tmp_path / "m", config, resume=True, quiet=True)
+
+
+def test_a_training_that_cannot_begin_leaves_no_folder_to_go_on_in(refused, run, phantoms, tmp_path):
+    """What stops it after it has written down what it is of, too: nothing is learnt yet."""
+    table = pd.read_csv(phantoms / "participants.tsv", sep="\t")[["participant_id"]]
+    table["age"] = ["n/a"] * (len(table) - 2) + [60, 70]
+    broken = tmp_path / "broken.csv"
+    (tmp_path / "c.yaml").write_text(f"{CONFIG}joint: {{steps: 1, batch: 2, validate_every: 1}}\nvalidation: 0.9\n")
+    for seed in range(9):  # until both are held out
+        table.sample(frac=1, random_state=seed).to_csv(broken, index=False)
+        status, error = run("train", broken, "-o", tmp_path / "m", "--config", tmp_path / "c.yaml", "--seed", seed)
+        if status:
+            break
+        shutil.rmtree(tmp_path / "m")
+    assert status == 2 and "no value in any training row" in error and not (tmp_path / "m").exists()
+
+
+def test_what_another_process_trains_is_left_alone(refused, phantoms, tmp_path):
+    with claimed(tmp_path / "m", resume=False):
+        assert "is training in" in refused("train", phantoms, "-o", tmp_path / "m")
+        assert (tmp_path / "m/training/lock").exists()
+        assert "is training in" in refused("train", phantoms, "-o", tmp_path / "m")
+
+
+def test_a_home_folder_is_meant_by_a_tilde(phantoms, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    table = pd.read_csv(phantoms / "participants.tsv", sep="\t")
+    table.to_csv(tmp_path / "facts.csv", index=False)
+    config = mv.preset("tiny", joint={"steps": 1, "batch": 2, "validate_every": 1}, reading=0)
+    mv.train("~/facts.csv", config, "~/m", quiet=True)
+    assert sorted(path.name for path in (tmp_path / "m").iterdir()) == ["model.json", "model.safetensors", "training"]
+    assert (tmp_path / "m/training/inputs.json").exists() and not (tmp_path / "~").exists()

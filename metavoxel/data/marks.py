@@ -12,7 +12,7 @@ import pandas as pd
 from metavoxel.cells import level_name
 from metavoxel.data.cohort import Cohort
 from metavoxel.data.table import bare_id
-from metavoxel.files import files_of
+from metavoxel.files import digits_of, files_of
 
 Scan = tuple[str, Path]
 """A person and the file, or the folder, of a scan."""
@@ -61,7 +61,7 @@ def glance(path: Path) -> str:
 
 
 def _scan_marks(cohort: Cohort) -> dict[str, str]:
-    return {_mark(f"{size_of(path)} {glance(path)}"): who for who, path in scans_of(cohort)}
+    return {digits_of(f"{size_of(path)} {glance(path)}"): who for who, path in scans_of(cohort)}
 
 
 def _row_marks(cohort: Cohort, facts: Sequence[str]) -> dict[str, str]:
@@ -71,7 +71,7 @@ def _row_marks(cohort: Cohort, facts: Sequence[str]) -> dict[str, str]:
     told = pd.Series(["\t".join(cells) for cells in zip(*columns)] if columns else [""] * len(cohort))
     alone = ~told.duplicated(keep=False).to_numpy() & (told.str.strip() != "").to_numpy()
     people = cohort.table["participant_id"].tolist()
-    return {_mark(f"row {bare_id(people[row])}\t{told[row]}"): people[row] for row in rows if alone[row]}
+    return {digits_of(f"row {bare_id(people[row])}\t{told[row]}"): people[row] for row in rows if alone[row]}
 
 
 def _without_scan(cohort: Cohort) -> list[int]:
@@ -79,7 +79,3 @@ def _without_scan(cohort: Cohort) -> list[int]:
     for paths in cohort.scans.values():
         scanned |= [path is not None for path in paths]
     return np.flatnonzero(~scanned).tolist()
-
-
-def _mark(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 
 from metavoxel.evaluate.asking import NOTHING, SCAN
-from metavoxel.evaluate.claims import Claim, told
+from metavoxel.evaluate.claims import Claim, in_words
 from metavoxel.evaluate.figures import CONSTANT, EVERYBODY, EXACT, OURS, Figure, Findings
 from metavoxel.evaluate.scores import bootstrap, class_scores, number_scores
 from metavoxel.page import Section, Table
@@ -68,7 +68,7 @@ def _conclusion(findings: Findings, name: str, metric: str, own: Sequence[Claim]
         verdict = "as good, within chance" if overlap else "behind" if ahead else "ahead"
         beside = f" The best of the baselines, {best.who}, is {verdict}: {_said(best.value, is_class, unit)}."
     useless = _said(constant.value, is_class, unit)
-    return f"{told(given).capitalize()}, the model has {said}, {worth} a constant ({useless}){limit}.{beside}"
+    return f"{in_words(given).capitalize()}, the model has {said}, {worth} a constant ({useless}){limit}.{beside}"
 
 
 def best_of(findings: Findings, name: str, metric: str, given: str) -> Figure | None:

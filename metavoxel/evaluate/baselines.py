@@ -91,7 +91,7 @@ def run_baselines(
     names = list(only or BASELINES)
     if unknown := [name for name in names if name not in BASELINES]:
         raise MetavoxelError(f"unknown baseline {unknown[0]!r}; choose from {', '.join(BASELINES)}")
-    folder = Path(out)
+    folder = Path(out).expanduser()
     if (folder / RECORD).exists() and not resume:
         raise MetavoxelError(f"{folder}: holds baselines already; add --resume to go on, or choose another folder")
     if config is not None and not isinstance(preset, str):

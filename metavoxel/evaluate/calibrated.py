@@ -15,7 +15,7 @@ from metavoxel.evaluate.calibration import (
     reliability,
     tarp,
 )
-from metavoxel.evaluate.claims import Claim, main_claims, told
+from metavoxel.evaluate.claims import Claim, in_words, main_claims
 from metavoxel.evaluate.figures import EVERYBODY, EXACT, OURS, Figure, Findings
 from metavoxel.page import Picture, Section, Table
 
@@ -65,7 +65,7 @@ def calibration_section(findings: Findings, claims: Sequence[Claim], seed: int) 
     shown = [claim for claim in claims if claim.who == OURS]
     panels = []
     for claim in main_claims(claims):
-        title = f"{claim.variable.name} {told(claim.given)}"
+        title = f"{claim.variable.name} {in_words(claim.given)}"
         if claim.is_class:
             levels = claim.variable.levels  # type: ignore[union-attr]
             bins = [(level, reliability(claim.truth == index, claim.told[:, index])) for index, level in enumerate(levels)]

@@ -109,7 +109,7 @@ def _joined(own: Sequence[Claim]) -> Claim:
                    intervals=np.concatenate(intervals) if len(intervals) == len(own) else None)  # fmt: skip
 
 
-def told(given: str) -> str:
+def in_words(given: str) -> str:
     """A set of given facts in words."""
     return "given nothing" if given == NOTHING else f"given the {given}"
 

@@ -56,17 +56,17 @@ def comparison(a: Path, b: Path, seed: int = 0) -> tuple[pd.DataFrame, list[str]
         if alone := len(either) - len(both):
             left_out[f"{alone} of {len(either)} rows were asked about in one evaluation only, and are left out."] = None
         one, other = one.loc[both], other.loc[both]
-        _refuse_other_levels(name, one, other, a, b)
-        truth, levels = _truth(one, other)
-        differs = ~np.isclose(*truth, equal_nan=True)
+        levels = _same_levels(name, one, other, a, b)
+        truth = _truth(one, levels)
+        differs = ~np.isclose(truth, _truth(other, levels), equal_nan=True)
         if differs.any():
             who = both[differs][0][0]
             raise MetavoxelError(f"{name} of {who} differs between {a} and {b}; evaluate both models on one cohort")
         for given, (said_a, said_b) in _answered(one, other):
-            known = ~(np.isnan(truth[0]) | np.isnan(said_a).any(1) | np.isnan(said_b).any(1))
+            known = ~(np.isnan(truth) | np.isnan(said_a).any(1) | np.isnan(said_b).any(1))
             is_class = bool(levels)
             scores, shape = (class_scores, (-1, said_a.shape[1])) if is_class else (number_scores, (-1,))
-            right, people = truth[0][known], both.get_level_values(0)[known]
+            right, people = truth[known], both.get_level_values(0)[known]
             of_a, of_b = said_a[known].reshape(shape), said_b[known].reshape(shape)
             found = compare(scores, right, of_a, of_b, people, seed=seed)
             values = scores(right, of_a), scores(right, of_b)
@@ -103,12 +103,13 @@ def _difference(found: Mapping[Hashable, float]) -> str:
     return _shown(found["difference"], "+.3g") + interval
 
 
-def _refuse_other_levels(name: str, one: pd.DataFrame, other: pd.DataFrame, a: Path, b: Path) -> None:
-    """Of a class, both must know the same levels; their order may differ."""
+def _same_levels(name: str, one: pd.DataFrame, other: pd.DataFrame, a: Path, b: Path) -> list[str]:
+    """Of a class, the levels in the first one's order, which both must know; none of a number."""
     known = [sorted(levels) for levels in (_levels(one), _levels(other))]
     if known[0] != known[1]:
         says = " and ".join(f"{', '.join(levels) or 'numbers'} in {folder}" for levels, folder in zip(known, (a, b)))
         raise MetavoxelError(f"{name}: has the levels {says}; compare models that know the same")
+    return _levels(one)
 
 
 def _levels(table: pd.DataFrame) -> list[str]:
@@ -116,14 +117,10 @@ def _levels(table: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(column.partition(": ")[2] for column in map(str, table.columns) if ": " in column))
 
 
-def _truth(one: pd.DataFrame, other: pd.DataFrame) -> tuple[tuple[np.ndarray, np.ndarray], list[str]]:
-    """The truth in both tables, of a class as an index of the levels, which come second."""
-    levels = _levels(one)
-    number = dict(zip(levels, range(len(levels))))
-    first, second = (
-        (table[TRUTH].map(number) if levels else table[TRUTH]).to_numpy(dtype=float) for table in (one, other)
-    )
-    return (first, second), levels
+def _truth(table: pd.DataFrame, levels: Sequence[str]) -> np.ndarray:
+    """(rows,), of a class as an index of the levels."""
+    number = {level: index for index, level in enumerate(levels)}
+    return (table[TRUTH].map(number) if levels else table[TRUTH]).to_numpy(dtype=float)
 
 
 def _shared(a: Path, b: Path) -> list[str]:

@@ -11,7 +11,7 @@ from metavoxel.errors import MetavoxelError
 from metavoxel.evaluate import plots
 from metavoxel.evaluate.accuracy import SHOWN, accuracy
 from metavoxel.evaluate.calibrated import calibration
-from metavoxel.evaluate.claims import Claim, main_claims, told
+from metavoxel.evaluate.claims import Claim, in_words, main_claims
 from metavoxel.evaluate.figures import Figure, Findings
 from metavoxel.page import Picture, Section
 
@@ -68,7 +68,7 @@ def fairness_section(findings: Findings, claims: Sequence[Claim]) -> Section | N
     said = f"{len(apart)} of {looked} groups differ from everybody (about {expected:.1f} would by chance alone)"
     return Section(
         "Is anybody served worse?", f"{said}{': ' if apart else ''}{'; '.join(apart)}.", panels,
-        note=f"{told(main_claims(claims)[0].given).capitalize()}. Bars are 95 % intervals, the grey line is everybody. "
+        note=f"{in_words(main_claims(claims)[0].given).capitalize()}. Bars are 95 % intervals, the grey line is everybody. "
         f"Groups of under {LEAST_PEOPLE} people are left out.",
     )  # fmt: skip
 

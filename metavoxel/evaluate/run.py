@@ -49,7 +49,7 @@ def evaluate(
     Raises MetavoxelError where somebody is in training and in the test, naming them; where a variable is missing; where OUT
     holds something else. Nothing is written then.
     """
-    out, options = Path(out), options or Options()
+    out, options = Path(out).expanduser(), options or Options()
     if (out / "model.json").exists():
         raise MetavoxelError(f"{out}: holds a model; choose another folder for the evaluation")
     whole = cohort if isinstance(cohort, Cohort) else read_cohort(cohort)

@@ -7,7 +7,7 @@ from metavoxel.evaluate.accuracy import SHOWN, best_of, shown_value
 from metavoxel.evaluate.asking import NOTHING, PAPER_DRAWS, SCAN
 from metavoxel.evaluate.calibrated import LEAST_PEOPLE, faults
 from metavoxel.evaluate.calibrated import SECTION as CALIBRATION
-from metavoxel.evaluate.claims import Claim, main_claims, told
+from metavoxel.evaluate.claims import Claim, in_words, main_claims
 from metavoxel.evaluate.figures import CONSTANT, EXACT, Findings
 from metavoxel.methods import PAPER_STEPS
 from metavoxel.page import Section, Table
@@ -28,7 +28,7 @@ def summary_section(findings: Findings, claims: Sequence[Claim], at_once: bool) 
         own = [fault for fault in wrong if fault.startswith(f"{name},")]
         calibrated = "no" if own else "yes" if len(claim.rows) >= LEAST_PEOPLE else "too few people"
         rows.append({
-            told(claim.given): label,
+            in_words(claim.given): label,
             "model": shown_value(findings.value(ACCURACY, name, metric, given=claim.given)),
             "best baseline": f"{shown_value(best)} ({best.who})" if best else "",
             "exact limit": shown_value(findings.value(ACCURACY, name, metric, who=EXACT, given=SCAN)),
