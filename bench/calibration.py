@@ -22,7 +22,7 @@ from metavoxel.answers import batches
 from metavoxel.data import phantom
 from metavoxel.diffusion import encode_once, expect
 from metavoxel.evaluate.calibration import BINS, ece, number_calibration, rank_histogram, reliability
-from metavoxel.methods import SCALAR_STEPS, draw_facts
+from metavoxel.methods import draw_facts
 
 DRAWS = 319
 """Of each person: by 79, chance alone moves the mean CRPS by a third of a per cent."""
@@ -106,7 +106,7 @@ def main() -> None:
         for _, gap in model.consistency(people.subset(range(min(200, len(people))))).iterrows():
             figures[f"contradiction_{gap['variable']}_through_{gap['through']}"] = gap["gap"]
     picture(drawn, truth, p, male, IMAGES / "calibration.png")
-    record("calibration", f"{n} fresh phantoms, {DRAWS} draws each, {SCALAR_STEPS} steps", figures)
+    record("calibration", f"{n} fresh phantoms, {DRAWS} draws each", figures)
 
 
 if __name__ == "__main__":

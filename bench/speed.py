@@ -42,11 +42,7 @@ def read(model: mv.MetaVoxel, folder: Path, n: int) -> object:
 
 
 def read_people(model: mv.MetaVoxel, people: Cohort) -> object:
-    return model.predict(people, ["age", "sex"], draws=0, compare=False)
-
-
-def read_with_intervals(model: mv.MetaVoxel, folder: Path, n: int) -> object:
-    return model.predict(mv.read_cohort(folder).subset(range(n)), ["age", "sex"], compare=False)
+    return model.predict(people, ["age", "sex"], compare=False)
 
 
 def read_and_compare(model: mv.MetaVoxel, folder: Path, n: int) -> object:
@@ -77,8 +73,7 @@ def first_scan(bids: Path, image: mv.Image) -> Path:
 
 
 QUESTIONS: dict[str, tuple[Ask, tuple[int, ...]]] = {
-    "age and sex of scans": (read, MANY),
-    "the same with intervals": (read_with_intervals, MANY),
+    "age and sex of scans, with intervals": (read, MANY),
     "the same with surprise": (read_and_compare, MANY),
     "age and sex the paper's way": (read_as_the_paper_does, MANY[:2]),
     "scans of an age and sex": (draw_scans, MANY),

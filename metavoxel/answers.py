@@ -11,12 +11,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from metavoxel.beliefs import Belief
 from metavoxel.data.cohort import Cohort
 from metavoxel.denoiser import LearnedDenoiser
-from metavoxel.diffusion import Given, encode_once, expect
+from metavoxel.diffusion import Given, encode_once, tell
 from metavoxel.draws import QUANTILES, quantiles
 from metavoxel.errors import MetavoxelError
 from metavoxel.latents import ImageCodec
+from metavoxel.laws import Mixture
 from metavoxel.loading import load_scan
 from metavoxel.methods import draw_facts
 from metavoxel.posterior import encode_facts
@@ -87,26 +89,28 @@ def tabulate(
     """One row for each of the batch, in the columns that `predict` promises. usual: of the images that are compared."""
     known, rows = batch.known, batch.rows
     reader = encode_once(denoiser, schema, known)
-    clean = expect(reader, schema, known, want)
+    told = tell(reader, schema, known, want)
     numbers = [name for name in want if isinstance(schema[name], Continuous)]
     drawn: dict[str, np.ndarray] = {}
     if numbers and draws:
         state = draw_facts(reader, schema, known, want, draws, seed, first_row=batch.first)
         drawn = {name: schema[name].drawn(state[name]) for name in numbers}  # type: ignore[union-attr]
     answer: dict[str, object] = {}
-    for name in want:
+    for name, law in told.items():
         variable = schema.scalar(name)
         if isinstance(variable, Categorical):
-            p = clean[name].double().exp().expand(rows, -1).cpu().numpy()
+            assert isinstance(law, Tensor)
+            p = law.double().exp().expand(rows, -1).cpu().numpy()
             answer[name] = np.array(variable.levels, dtype=object)[p.argmax(1)]
             answer |= {f"{name}_p_{level}": p[:, j] for j, level in enumerate(variable.levels)}
             continue
-        # only a linear scale carries a mean of scores over to a mean of values
-        linear = variable.scale is not None and variable.scale.kind == "linear"
-        answer[f"{name}_mean"] = variable.decode(clean[name]) if linear or not draws else drawn[name].mean(1)
-        if draws:
-            answer[f"{name}_sd"] = drawn[name].std(1, ddof=1)
-            answer |= {f"{name}_{q}": quantiles(drawn[name], level, 1) for q, level in QUANTILES.items()}
+        assert isinstance(law, Mixture)
+        number = Belief(variable, law)
+        answer[f"{name}_mean"] = number.mean
+        answer[f"{name}_sd"] = drawn[name].std(1, ddof=1) if draws else number.std
+        levels = torch.tensor(list(QUANTILES.values()))
+        found = quantiles(drawn[name], levels.numpy(), 1) if draws else number.quantiles(levels).T
+        answer |= {f"{name}_{q}": values for q, values in zip(QUANTILES, found)}
     surprises = {image.name: surprise_of(denoiser, image, usual[image.name], known[image.name])
                  for image in schema.images if image.name in usual and image.name in known}  # fmt: skip
     answer |= {f"{name}_surprise": score for name, score in surprises.items()}

@@ -147,7 +147,9 @@ def predict(
     out: Annotated[Path, typer.Option("-o", "--out", help="CSV to write; units and levels go beside it as JSON.")],
     want: WantOption = None,
     given: GivenOption = None,
-    draws: Annotated[int, typer.Option("-n", min=2, help="Draws for spread and quantiles.")] = 64,
+    draws: Annotated[
+        int | None, typer.Option("-n", min=2, help="Draws for spread and quantiles; default: told without any.")
+    ] = None,
     pattern: PatternOption = None,
     split: SplitOption = None,
     fold: FoldOption = None,
@@ -167,7 +169,7 @@ def predict(
     loaded = load(model)
     cohort, _ = part_of(loaded.people_of(source, pattern), split, "test", fold)
     with one_bar("predict") as report:
-        table = loaded.predict(cohort, names(want), _facts(given), draws, seed, report)
+        table = loaded.predict(cohort, names(want), _facts(given), draws or 0, seed, report)
     with atomic_write(out) as file:
         table.to_csv(file, index=False, float_format=DIGITS)
     write_json(sidecar, _sidecar(loaded.schema, list(table.columns)))

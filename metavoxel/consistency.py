@@ -14,8 +14,6 @@ from metavoxel.methods import draw_facts
 from metavoxel.processes import Discrete
 from metavoxel.schema import Schema, State
 
-STEPS = 50
-"""Of the draws that are averaged over: more than for an answer, so that the sampler's own error stays small."""
 QUANTILE = 0.95
 
 
@@ -33,7 +31,7 @@ def contradictions(
     for known in asked:
         reader = encode_once(denoiser, schema, known)
         direct = expect(reader, schema, known, free)
-        drawn = draw_facts(reader, schema, known, free, draws, seed, steps=STEPS, first_row=first)
+        drawn = draw_facts(reader, schema, known, free, draws, seed, first_row=first)
         rows = len(drawn[free[0]])
         first += rows
         seen = _told_something(known, rows)

@@ -27,15 +27,13 @@ from metavoxel.data import phantom
 from metavoxel.data.cohort import read_cohort
 from metavoxel.errors import MetavoxelError
 from metavoxel.loading import load_scan
-from metavoxel.methods import IMAGE_STEPS, SCALAR_STEPS
+from metavoxel.methods import IMAGE_STEPS
 from metavoxel.model import MetaVoxel, load
 from metavoxel.progress import progress_bar
-from metavoxel.report import BRAIN, INTERVALS, ONE_PASS, Figures, Story, demo_report, summary_rows
+from metavoxel.report import BRAIN, READ, Figures, Story, demo_report, summary_rows
 from metavoxel.version import __version__
 
 SCAN = "T1w"
-DRAWS = 64
-"""Draws a subject, for the intervals."""
 AGES = (30.0, 50.0, 70.0, 90.0)
 BRAINS_PER_AGE = 4
 JOINT_BRAINS = 12
@@ -77,9 +75,9 @@ def run_demo(
             story = _ask(loaded, out / "cohort", seed, subjects, clock)
             with clock.stage("report"):
                 figures = {
-                    "metavoxel": __version__, "seed": seed, "subjects": subjects, "draws": DRAWS,
+                    "metavoxel": __version__, "seed": seed, "subjects": subjects,
                     "model": "tiny, trained here" if train else str(model), **measure(story),
-                    "evaluations": {"mean_and_probabilities": 1, "interval": 1 + SCALAR_STEPS, "brain": IMAGE_STEPS},
+                    "evaluations": {"read": 1, "brain": IMAGE_STEPS},
                 }  # fmt: skip
                 demo_report(story, figures).save(out / "report.html")
     # apart, since these differ from run to run
@@ -182,11 +180,9 @@ def _ask(model: MetaVoxel, folder: Path, seed: int, subjects: int, clock: Clock)
     with clock.stage("age and sex from scans") as report:
         with timed("reading a scan", subjects):
             scans = np.stack([load_scan(path, image).array for path in paths])
-        model.predict(cohort.subset([0]), ["age", "sex"], draws=2, seed=seed, compare=False)  # the first answer warms up
-        with timed(ONE_PASS, subjects):
-            model.predict(cohort, ["age", "sex"], draws=0, seed=seed, compare=False)
-        with timed(INTERVALS, subjects):
-            said = model.predict(cohort, ["age", "sex"], draws=DRAWS, seed=seed, compare=False, progress=report)
+        model.predict(cohort.subset([0]), ["age", "sex"], compare=False)  # the first answer warms up
+        with timed(READ, subjects):
+            said = model.predict(cohort, ["age", "sex"], compare=False, progress=report)
     with clock.stage("one person, four questions"):
         person = _telling_person(people, exact)
         sex, scan = {"sex": people["sex"].iloc[person]}, {SCAN: paths[person]}
@@ -344,7 +340,7 @@ def _print(f: Figures, report: Path) -> None:
         table.add_row(*row)
     console.print(table)
     passes = f["evaluations"]
-    counts = {ONE_PASS: passes["mean_and_probabilities"], INTERVALS: passes["interval"], BRAIN: passes["brain"]}
+    counts = {READ: passes["read"], BRAIN: passes["brain"]}
     answers = Table("", "seconds per answer", "network evaluations", box=None)
     for kind, count in counts.items():
         answers.add_row(kind, f"{f['seconds']['per_answer'][kind]:.3f}", str(count))

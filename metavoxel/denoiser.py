@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from metavoxel.clocks import once
-from metavoxel.diffusion import Coverage, weighed
+from metavoxel.diffusion import Answers, Coverage, weighed
 from metavoxel.facts import fact_width, side_by_side, told
 from metavoxel.image_law import FEATURES, ImageLaw
 from metavoxel.nets.joint import JointNet, NetSettings, Scan
@@ -23,7 +23,7 @@ from metavoxel.nets.tokens import TokenSpec
 from metavoxel.paper import PaperDenoiser
 from metavoxel.processes import Discrete
 from metavoxel.recalibration import Recalibration
-from metavoxel.scalars import clean, loss, tempered
+from metavoxel.scalars import clean, law, loss, tempered
 from metavoxel.schema import Scalar, Schema, State, Times, Variable
 
 MOST_KINDS = 1 << 62
@@ -77,6 +77,11 @@ class JointDenoiser(nn.Module):
         raw, images = self._evaluate(state, times)
         return {**self.clean_scalars(raw, state, times), **images}
 
+    def tell(self, state: State, times: Times) -> Answers:
+        """p(x_0 | state) of every number, log p(x_0 | state) of every class. Nothing is decoded."""
+        scan = self._encode(state, times)
+        return self.law_of_scalars(self.read(self._attend(state, times, scan), times, scan), state, times)
+
     def judge(self, state: State, times: Times, x0: State) -> State:
         """The loss of every entry, 1 for a predictor that knows only the marginal: of images by squared error, of scalars
         by log p(x_0)."""
@@ -103,6 +108,10 @@ class JointDenoiser(nn.Module):
         others = told.sum(0) - told.long() > 0
         factors = self.sureness[:, None] ** seen * (others if scan is None else others | (seen > 0))
         return {v.name: tempered(v, raw[v.name], factor) for v, factor in zip(scalars, factors)}
+
+    def law_of_scalars(self, raw: State, state: State, times: Times) -> Answers:
+        """Raw outputs -> what is believed of every scalar."""
+        return {v.name: law(v, raw[v.name], x, tau) for v, x, tau in self._noised(state, times)}
 
     def clean_scalars(self, raw: State, state: State, times: Times) -> State:
         """Raw outputs -> clean predictions."""
@@ -169,6 +178,10 @@ class FrozenScan:
 
     def __call__(self, state: State, times: Times) -> State:
         return self.denoiser.clean_scalars(self.raw(state, times), state, times)
+
+    def tell(self, state: State, times: Times) -> Answers:
+        """p(x_0 | state) of every number, log p(x_0 | state) of every class."""
+        return self.denoiser.law_of_scalars(self.raw(state, times), state, times)
 
     def judge(self, state: State, times: Times, x0: State) -> State:
         """The loss of every scalar."""

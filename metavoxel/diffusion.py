@@ -7,13 +7,14 @@ at a level (0: known), what is wanted is walked from 1 to 0 along a plan, everyt
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from metavoxel.clocks import alpha, once
 from metavoxel.errors import MetavoxelError
+from metavoxel.laws import Mixture
 from metavoxel.noise import Noise
 from metavoxel.processes import Discrete
 from metavoxel.schema import Image, Observed, Schema, State, Times, Variable, full_level
@@ -46,6 +47,19 @@ class Denoiser(Protocol):
 
         It may then be asked about any whole number of draws a row, rows varying slowest.
         """
+        ...
+
+
+Answers = dict[str, Mixture | Tensor]
+"""p(x_0) of numbers, log p(x_0) (n, levels) of classes."""
+
+
+@runtime_checkable
+class TellsLaws(Protocol):
+    """A denoiser that tells the whole law of a number, not its mean alone."""
+
+    def tell(self, state: State, times: Times) -> Answers:
+        """Of every scalar, given the state."""
         ...
 
 
@@ -162,6 +176,13 @@ def expect(denoiser: Denoiser, schema: Schema, given: Mapping[str, Given], want:
     return {name: clean[name] for name in want}
 
 
+def tell(denoiser: Denoiser, schema: Schema, given: Mapping[str, Given], want: Sequence[str]) -> Answers:
+    """`expect`, but the whole laws of numbers: in one evaluation, too."""
+    question = _Question(denoiser, schema, given, want, draws=1, seed=0, first_row=0)
+    laws = question.tell(question.start(1.0), 1.0)
+    return {name: laws[name] for name in want}
+
+
 def encode_once(denoiser: Denoiser, schema: Schema, given: Mapping[str, Given]) -> Denoiser:
     """A denoiser of the scalars for which these scans are encoded already: `expect` and `sample` may then be asked any
     number of times about the same `given`. Where the scans are not all known or absent, the denoiser as it is."""
@@ -194,13 +215,15 @@ def sample(
             state, previous = question.forget(state, t, s), {}
             continue
         state = question.impose(state, t)
-        clean = question.denoise(state, t)
+        told: Mapping[str, Mixture | Tensor] = question.tell(state, t) if solver.draws else question.denoise(state, t)
         for v in question.moving:
             tau_t, tau_s = question.tau(v, t), question.tau(v, s)
-            target = clean[v.name]
-            if not isinstance(v.process, Discrete):
-                target = solver.aim(target, previous.get(v.name), tau_t, tau_s)
-                previous[v.name] = (clean[v.name], tau_t)
+            target = told[v.name]
+            if isinstance(target, Mixture):
+                target = target.draw(question.noise)
+            elif not isinstance(v.process, Discrete):
+                aim = solver.aim(target, previous.get(v.name), tau_t, tau_s)
+                target, previous[v.name] = aim, (target, tau_t)
             state[v.name] = v.process.reverse(state[v.name], target, tau_t, tau_s, question.noise, solver.eta)
         on_step(number)
     state = question.impose(state, 0.0)
@@ -258,16 +281,9 @@ class _Question:
     """
 
     def __init__(
-        self,
-        denoiser: Denoiser,
-        schema: Schema,
-        given: Mapping[str, Given],
-        want: Sequence[str],
-        draws: int,
-        seed: int,
-        first_row: int,
-        first_draw: int = 0,
-    ) -> None:
+        self, denoiser: Denoiser, schema: Schema, given: Mapping[str, Given], want: Sequence[str], draws: int, seed: int,
+        first_row: int, first_draw: int = 0,
+    ) -> None:  # fmt: skip
         self.schema, self.given, self.want, self.draws = schema, given, set(want), draws
         self.rows = count_rows(schema, given, want)
         device = device_of(denoiser, given)
@@ -344,6 +360,11 @@ class _Question:
             v.name: v.process.forward(state[v.name], self.tau(v, t), self.tau(v, s), self.noise) for v in self.moving
         }
         return {**state, **moved}
+
+    def tell(self, state: State, t: float) -> Answers:
+        if not isinstance(self.denoiser, TellsLaws):
+            raise MetavoxelError("this model tells a number's mean only, not its law; ask for draws")
+        return self.denoiser.tell(state, {v.name: self.level(v, t) for v in self.seen})
 
     def denoise(self, state: State, t: float) -> State:
         times = {v.name: self.level(v, t) for v in self.seen}

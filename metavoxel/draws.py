@@ -100,9 +100,10 @@ class Draws:
         return self[name]
 
 
-def quantiles(drawn: np.ndarray, q: float, axis: int) -> np.ndarray:
-    """What a further draw is below with probability q: the k-th of n draws stands at k / (n + 1) (Weibull 1939). NumPy's
-    own rule puts it at (k - 1) / (n - 1), and 90 % intervals of 64 exact draws hold 87 %."""
+def quantiles(drawn: np.ndarray, q: float | np.ndarray, axis: int) -> np.ndarray:
+    """What a further draw is below with probability q; of several, the answer's first axis. The k-th of n draws stands at
+    k / (n + 1) (Weibull 1939). NumPy's own rule puts it at (k - 1) / (n - 1), and 90 % intervals of 64 exact draws hold
+    87 %."""
     return np.quantile(drawn, q, axis, method="weibull")
 
 

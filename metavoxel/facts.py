@@ -52,8 +52,8 @@ def told(scalars: Sequence[Scalar], state: State, times: Times, rows: int) -> li
             chances = torch.softmax(prior.log() + v.process.likelihood(x, tau), -1)
             parts.append(Told(chances - prior, chances, chances))
         else:
-            mean, variance = v.law.given(x, tau)
-            parts.append(Told(mean[:, None], variance[:, None]))
+            number = v.law.given(x, tau)
+            parts.append(Told(number.mean()[:, None], number.variance()[:, None]))
     return parts
 
 

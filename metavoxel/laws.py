@@ -4,6 +4,9 @@ Ages of a cohort are rarely normal: flat, two-humped, cut off. A network that st
 edges in every question; from the law itself it has to learn only what the rest says.
 """
 
+import dataclasses
+import math
+
 import numpy as np
 import torch
 from pydantic.dataclasses import dataclass
@@ -11,8 +14,56 @@ from torch import Tensor
 
 from metavoxel.clocks import alpha, sigma
 from metavoxel.codecs import STRICT, Array
+from metavoxel.noise import Noise
 
 MAX_CENTRES = 48
+CELLS = 1024
+"""In which quantiles are looked for: of a normal law each is an eightieth of its sd."""
+REACH, NEGLIGIBLE = 6.0, 1e-7
+"""How many of its sd a part is looked for on each side, and the share below which it is not."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """What is believed of n numbers: normal parts and their shares, which sum to 1. (n, parts) each, float32."""
+
+    shares: Tensor
+    means: Tensor
+    variances: Tensor
+
+    def mean(self) -> Tensor:
+        """(n,)"""
+        return (self.shares * self.means).sum(-1)
+
+    def variance(self) -> Tensor:
+        """(n,)"""
+        return (self.shares * (self.variances + (self.means - self.mean()[:, None]) ** 2)).sum(-1)
+
+    def log_density(self, x: Tensor) -> Tensor:
+        """log p(x), (n,) nats, of values (n,), or of any number of values under one mixture."""
+        off = (x[:, None] - self.means) ** 2 / self.variances + torch.log(2 * math.pi * self.variances)
+        return torch.logsumexp(self.shares.log() - 0.5 * off, -1)
+
+    def draw(self, noise: Noise) -> Tensor:
+        """(n,): one of each."""
+        part = noise.choice(self.shares)[:, None]
+        mean, variance = (x.expand_as(self.shares).gather(1, part)[:, 0] for x in (self.means, self.variances))
+        return mean + variance.sqrt() * noise.normal()
+
+    def quantiles(self, levels: Tensor) -> Tensor:
+        """(n, q): what the number is below with each of these probabilities (q,), between 0 and 1."""
+        shares, means, variances = (x.expand_as(self.shares).double() for x in (self.shares, self.means, self.variances))
+        sd = variances.sqrt().clamp_min(1e-6)
+        seen = shares > NEGLIGIBLE
+        low = torch.where(seen, means - REACH * sd, torch.inf).amin(1, keepdim=True)
+        high = torch.where(seen, means + REACH * sd, -torch.inf).amax(1, keepdim=True)
+        edges = low + (high - low) * torch.linspace(0, 1, CELLS + 1, dtype=torch.float64, device=shares.device)
+        below = torch.einsum("np,npc->nc", shares, torch.special.ndtr((edges[:, None] - means[..., None]) / sd[..., None]))
+        below = (below - below[:, :1]) / (below[:, -1:] - below[:, :1])
+        wanted = levels.to(below).expand(len(below), -1).contiguous()
+        right = torch.searchsorted(below, wanted).clamp(1, CELLS)
+        start, end = below.gather(1, right - 1), below.gather(1, right)
+        return edges.gather(1, right - 1) + (wanted - start) / (end - start) * (high - low) / CELLS
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -36,8 +87,8 @@ class Law:
         shrink = x.std() / np.sqrt((centres**2 + widths**2).mean())
         return cls(tuple((x.mean() + shrink * centres).tolist()), tuple((shrink * widths).tolist()))
 
-    def given(self, x: Tensor, tau: Tensor, hint: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """Mean and variance of x_0 given its noised value: (n,) each, exact by Bayes' rule part by part.
+    def given(self, x: Tensor, tau: Tensor, hint: tuple[Tensor, Tensor] | None = None) -> Mixture:
+        """What is believed of x_0 given its noised value (n,): exact by Bayes' rule part by part.
 
         hint: what all else says of x_0, as a normal factor: its mean and its sharpness 1 / sd, (n,) each; sharpness 0 says
         nothing.
@@ -48,9 +99,7 @@ class Law:
             weight = 1 + precision * left
             likely = likely + _agreement(means, left, hint)
             means, left = (means + precision * left * hinted) / weight, left / weight
-        share = torch.softmax(likely, -1)
-        mean = (share * means).sum(-1)
-        return mean, (share * (left + (means - mean[:, None]) ** 2)).sum(-1)
+        return Mixture(torch.softmax(likely, -1), means, left)
 
     def gain(self, x0: Tensor, x: Tensor, tau: Tensor, hint: tuple[Tensor, Tensor]) -> Tensor:
         """How much likelier a hint, as in `given`, makes what is true: log p(x_0 | x_t, hint) - log p(x_0 | x_t), (n,) in

@@ -1,4 +1,4 @@
-"""How probable a value is given the rest: one evaluation for a class, an integral over the noise for a number or an image.
+"""How probable a value is given the rest: one evaluation for a class or a number, an integral over the noise for an image.
 
 For a real x of d entries, seen through noise at signal-to-noise ratio g as the denoiser sees it,
 
@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from metavoxel.clocks import alpha, sigma
-from metavoxel.diffusion import Denoiser, Given, encode_once, expect, laid_out
+from metavoxel.diffusion import Denoiser, Given, TellsLaws, encode_once, expect, laid_out, tell
 from metavoxel.errors import MetavoxelError
+from metavoxel.laws import Mixture
 from metavoxel.noise import Noise
 from metavoxel.processes import Discrete
 from metavoxel.schema import Image, Schema, Variable
@@ -37,9 +38,10 @@ def log_likelihood(
 ) -> Tensor:
     """log p(value | given) for each row of value (rows, *entry_shape): (rows,) nats.
 
-    Of a class its log-probability; of a number or an image a log-density in standardised units (codec's), its integral
-    taken at `levels` levels: in each of levels / 2 equal stretches a random one, with a noise and its opposite. The
-    error is about 3 / sqrt(levels) nats for a number, sqrt(d) times as much for an image. What is not given is ignored.
+    Of a class its log-probability, of a number or an image a log-density in standardised units (codec's). A number's is its
+    law's, where the denoiser tells it. Else, and of images, the integral is taken at `levels` levels: in each of
+    levels / 2 equal stretches a random one, with a noise and its opposite; the error is about 3 / sqrt(levels) nats for a
+    number, sqrt(d) times as much for an image. What is not given is ignored.
     """
     variable = schema[name]
     if name in given:
@@ -49,6 +51,10 @@ def log_likelihood(
         return answer.gather(-1, value[:, None])[:, 0]
     if not denoiser.coverage.separate:
         raise MetavoxelError("likelihoods need a model trained with separate levels; train with times: mixture")
+    if not isinstance(variable, Image) and isinstance(denoiser, TellsLaws):
+        law = tell(denoiser, schema, given, [name])[name]
+        assert isinstance(law, Mixture)
+        return law.log_density(value)
     rows, stretches = len(value), levels // 2
     low, high = LOG_SNR
     width = (high - low) / stretches

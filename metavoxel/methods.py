@@ -12,18 +12,20 @@ from functools import partial
 from typing import Literal, get_args
 
 from metavoxel.asked import whole
-from metavoxel.diffusion import Coverage, Denoiser, Given, sample, tied
+from metavoxel.diffusion import Coverage, Denoiser, Given, TellsLaws, sample, tied
 from metavoxel.errors import MetavoxelError
 from metavoxel.processes import Discrete
 from metavoxel.schema import Image, Schema, State
-from metavoxel.solvers import ANCESTRAL, DDIM, DPM2M, Solver
+from metavoxel.solvers import ANCESTRAL, BY_LAW, DDIM, DPM2M, Solver
 from metavoxel.times import Plan, even_plan, facts_plan, images_plan, repaint_plan
 
 Method = Literal["direct", "replacement", "repaint"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
-SCALAR_STEPS, IMAGE_STEPS = 15, 20
+IMAGE_STEPS = 20
 """Of the direct method; 250 draw no better images (docs/benchmarks.md)."""
+MEAN_STEPS = 15
+"""Of a number, by a denoiser that tells its mean only; by one that tells its law, one step is exact."""
 PAPER_STEPS = 50
 """Of the paper's replacement, and of repaint."""
 JUMP = REPEATS = 10
@@ -33,10 +35,11 @@ STAGE_SEED = 1 << 40
 
 @dataclass(frozen=True)
 class Stage:
-    """Variables that are walked together, and along which plan; what was drawn in stages before is known."""
+    """Variables that are walked together, along which plan and how; what was drawn in stages before is known."""
 
     want: Sequence[str]
     plan: Plan
+    solver: Solver
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,6 @@ class Walk:
     given: Mapping[str, Given]
     stages: Sequence[Stage]
     """All that is walked: what is wanted, and what only goes along."""
-    solver: Solver
 
     @property
     def steps(self) -> int:
@@ -67,12 +69,14 @@ def walk(
     steps: int | None = None,
     jump: int | None = None,
     repeats: int | None = None,
+    *,
+    laws: bool = False,
 ) -> Walk:
     """The walk that answers a question by a method (default: direct where training allows it, else replacement).
 
-    steps: from noise to data, default PAPER_STEPS. By the direct method facts come first, then images given the facts in
-    IMAGE_STEPS by default; numbers take SCALAR_STEPS, each class always one: what the network says of it at level 1 is its
-    law already.
+    steps: from noise to data, default PAPER_STEPS. By the direct method facts come first, one by one, then images given the
+    facts in IMAGE_STEPS by default. A class takes one step: what the network says of it at level 1 is its law already. So
+    does a number by default, if the denoiser tells its law (`laws`), else MEAN_STEPS.
     jump, repeats: of repaint; every stretch of `jump` steps is walked `repeats` times. Default JUMP and REPEATS.
     Raises MetavoxelError for an unknown method and for options that it has no use for.
     """
@@ -90,25 +94,27 @@ def walk(
         unknown = [v.name for v in schema if v.name not in known or known[v.name].mask is not None]
         want = list(dict.fromkeys([*want, *unknown]))
     if method == "direct":
-        stages = _one_by_one(schema, want, steps) if coverage.separate else [Stage(want, even_plan(steps or PAPER_STEPS))]
-        return Walk(known, stages, DPM2M)
+        plain = [Stage(want, even_plan(steps or PAPER_STEPS), DPM2M)]
+        return Walk(known, _one_by_one(schema, want, steps, laws) if coverage.separate else plain)
     known = {name: replace(value, level=tied) for name, value in known.items()}
     steps = steps or PAPER_STEPS
     if method == "replacement":
-        return Walk(known, [Stage(want, even_plan(steps))], DDIM)
+        return Walk(known, [Stage(want, even_plan(steps), DDIM)])
     # going back adds fresh noise, which a deterministic way down keeps too much of: with an exact denoiser DDIM leaves
     # 1.2 to 2.8 times the error of ancestral steps
-    return Walk(known, [Stage(want, repaint_plan(steps, jump or JUMP, repeats or REPEATS))], ANCESTRAL)
+    return Walk(known, [Stage(want, repaint_plan(steps, jump or JUMP, repeats or REPEATS), ANCESTRAL)])
 
 
-def _one_by_one(schema: Schema, want: Sequence[str], steps: int | None) -> list[Stage]:
-    """Classes each alone, numbers together, images last: each stage is a question that training asks often."""
+def _one_by_one(schema: Schema, want: Sequence[str], steps: int | None, laws: bool) -> list[Stage]:
+    """Classes, then numbers, each alone, images last: each stage is a question that training asks often. Numbers walked
+    together are not: what a few noised ones say of one another adds up to draws twice as wide as they should be."""
     classes = [name for name in want if isinstance(schema[name].process, Discrete)]
     images = [name for name in want if isinstance(schema[name], Image)]
     numbers = [name for name in want if name not in classes and name not in images]
-    stages = [Stage([name], even_plan(1)) for name in classes]
-    stages += [Stage(numbers, facts_plan(steps or SCALAR_STEPS))] if numbers else []
-    return stages + ([Stage(images, images_plan(steps or IMAGE_STEPS))] if images else [])
+    by_law, by_mean = (even_plan(steps or 1), BY_LAW), (facts_plan(steps or MEAN_STEPS), DPM2M)
+    stages = [Stage([name], even_plan(1), ANCESTRAL) for name in classes]
+    stages += [Stage([name], *(by_law if laws else by_mean)) for name in numbers]
+    return stages + ([Stage(images, images_plan(steps or IMAGE_STEPS), DPM2M)] if images else [])
 
 
 def draw(
@@ -127,7 +133,7 @@ def draw(
     done = 0
     for number, stage in enumerate(asked.stages):
         known = {**asked.given, **{name: Given(x.flatten(0, 1), each=True) for name, x in drawn.items()}}
-        drawn |= sample(denoiser, schema, known, stage.want, n, stage.plan, asked.solver, seed + number * STAGE_SEED,
+        drawn |= sample(denoiser, schema, known, stage.want, n, stage.plan, stage.solver, seed + number * STAGE_SEED,
                         first_row=first_row, first_draw=first_draw, on_step=partial(_after, on_step, done))  # fmt: skip
         done += len(stage.plan)
     return drawn
@@ -149,4 +155,5 @@ def draw_facts(
     first_row: int = 0,
 ) -> State:
     """`draw` of numbers and classes by the direct method: (rows, n) each."""
-    return draw(denoiser, schema, walk(schema, denoiser.coverage, given, want, steps=steps), n, seed, first_row=first_row)
+    asked = walk(schema, denoiser.coverage, given, want, steps=steps, laws=isinstance(denoiser, TellsLaws))
+    return draw(denoiser, schema, asked, n, seed, first_row=first_row)

@@ -102,7 +102,7 @@ class MetaVoxel:
         cohort: Cohort | str | Path,
         want: Sequence[str] | None = None,
         given: Sequence[str] | Mapping[str, object] = (),
-        draws: int = 64,
+        draws: int = 0,
         seed: int = 0,
         progress: Progress = lambda done, total: None,
         *,
@@ -110,14 +110,14 @@ class MetaVoxel:
     ) -> pd.DataFrame:
         """One row for each row of the cohort: mean, spread and quantiles of numbers, probabilities of classes.
 
-        cohort: read already, or a BIDS folder, a table, or one scan. Means and probabilities come from one evaluation a
-        scan; spread and quantiles from `draws` draws that reuse it (0: without).
+        cohort: read already, or a BIDS folder, a table, or one scan. All of it comes from one evaluation a scan; with
+        `draws`, spread and quantiles from as many joint draws of what is wanted, which reuse it.
         given: facts to condition on beside the scans - names (taken from the table) or name -> one value for all. Without
         images in the schema, default: everything that is not wanted. Missing cells and scans are ignored, and `warning`
         says so; also of scans unlike those in training, whose `NAME_surprise` (see `surprise`) is above the limit.
         compare: whether scans are compared so, which takes an image's evaluation at a few levels.
         """
-        if draws != 0:  # 0: means and probabilities alone; one draw has no spread
+        if draws != 0:  # one draw has no spread
             whole("draws", draws, 2)
         whole("seed", seed, 0)
         cohort = self.people_of(cohort)

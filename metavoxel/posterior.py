@@ -9,14 +9,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from metavoxel.asked import names_of, whole
+from metavoxel.asked import between, names_of, whole
+from metavoxel.beliefs import Belief
 from metavoxel.data.conform import Geometry
 from metavoxel.denoiser import LearnedDenoiser
-from metavoxel.diffusion import Denoiser, Given, encode_once, expect
+from metavoxel.diffusion import Denoiser, Given, TellsLaws, encode_once, expect, tell
 from metavoxel.draws import Draws, merge
 from metavoxel.errors import MetavoxelError
 from metavoxel.guidance import guide
 from metavoxel.latents import ImageCodec, affine_of
+from metavoxel.laws import Mixture
 from metavoxel.loading import Progress
 from metavoxel.methods import Method, draw, walk
 from metavoxel.schema import Categorical, Continuous, Image, Schema, State
@@ -24,6 +26,8 @@ from metavoxel.schema import Categorical, Continuous, Image, Schema, State
 IMAGE_BATCH = 16
 """Images that are walked in memory at a time."""
 SCALAR_BATCH = 4096
+EDGE = 1e-4
+"""Quantiles nearer to 0 or 1 say more of the shape of a law than the people of any cohort do."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +58,22 @@ class Posterior:
         """The same with an image (1, channels, *grid) known as well, wholly or outside of a hole (its mask)."""
         return Posterior(self.schema, self.denoiser, self.codecs, {**self.known, name: value}, geometry or self.geometry)
 
-    @torch.no_grad()
     def mean(self, name: str) -> float:
-        """E[number | known] in its unit, in one evaluation; on a scale that is not linear, the mean score's value."""
-        variable = self.schema.scalar(name)
-        if isinstance(variable, Categorical):
-            raise MetavoxelError(f"{name!r} is a class; use probability")
-        return float(variable.decode(self._expect(name))[0])
+        """E[number | known] in its unit, in one evaluation."""
+        return float(self._belief(name).mean[0])
+
+    def std(self, name: str) -> float:
+        """Standard deviation of p(number | known) in its unit, in one evaluation."""
+        return float(self._belief(name).std[0])
+
+    def quantile(self, name: str, q: float) -> float:
+        """What the number is at most with probability q, above 0 and below 1, in one evaluation."""
+        return float(self._belief(name).quantiles(torch.tensor([between("q", q, EDGE, 1 - EDGE)]))[0, 0])
+
+    def interval(self, name: str, level: float = 0.9) -> tuple[float, float]:
+        """The central interval that the number is in with probability `level`, in one evaluation."""
+        between("level", level, 0, 1 - 2 * EDGE)
+        return self.quantile(name, (1 - level) / 2), self.quantile(name, (1 + level) / 2)
 
     @torch.no_grad()
     def probability(self, name: str) -> dict[str, float]:
@@ -68,7 +81,8 @@ class Posterior:
         variable = self.schema.scalar(name)
         if not isinstance(variable, Categorical):
             raise MetavoxelError(f"{name!r} is a number; use mean, or sample")
-        return dict(zip(variable.levels, self._expect(name)[0].double().exp().tolist()))
+        clean = expect(self._reader, self.schema, self.known, [name])[name]
+        return dict(zip(variable.levels, clean[0].double().exp().tolist()))
 
     @torch.no_grad()
     def sample(
@@ -94,7 +108,8 @@ class Posterior:
         if not want:
             raise MetavoxelError("everything is given; leave out what you want to know")
         n, seed = whole("n", n, 1), whole("seed", seed, 0)
-        asked = walk(self.schema, self.denoiser.coverage, self.known, want, method, steps, jump, repeats)
+        laws = guidance == 1 and isinstance(self.denoiser, TellsLaws)
+        asked = walk(self.schema, self.denoiser.coverage, self.known, want, method, steps, jump, repeats, laws=laws)
         images_move = any(asked.moves(image.name) for image in self.schema.images)
         plain = images_move or guidance != 1  # guidance hides the scan in turn, so it needs it unencoded
         denoiser = guide(self.denoiser if plain else self._reader, list(self.known), guidance)
@@ -115,8 +130,14 @@ class Posterior:
         with torch.no_grad():
             return encode_once(self.denoiser, self.schema, self.known) if unknown else self.denoiser
 
-    def _expect(self, name: str) -> Tensor:
-        return expect(self._reader, self.schema, self.known, [name])[name]
+    @torch.no_grad()
+    def _belief(self, name: str) -> Belief:
+        variable = self.schema.scalar(name)
+        if isinstance(variable, Categorical):
+            raise MetavoxelError(f"{name!r} is a class; use probability")
+        law = tell(self._reader, self.schema, self.known, [name])[name]
+        assert isinstance(law, Mixture)
+        return Belief(variable, law)
 
     def _decode(self, state: State) -> dict[str, np.ndarray]:
         """The one row's draws in human units."""

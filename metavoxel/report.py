@@ -15,7 +15,7 @@ from metavoxel.page import Picture, Report, Section, Table
 Figures = dict[str, Any]
 SHOWN_PER_AGE = 3
 """Generated brains in the picture."""
-ONE_PASS, INTERVALS = "age and sex of a scan, one evaluation", "age and sex of a scan, with intervals"
+READ = "age and sex of a scan, with intervals"
 BRAIN = "a brain of a given age"
 
 
@@ -71,8 +71,8 @@ def demo_report(story: Story, figures: Figures) -> Report:
         "so the exact answer to every question is known. It stands beside the model's; no method can do better."
     )
     footer = (
-        f"metavoxel {f['metavoxel']}; model: {f['model']}; {grid}; seed {f['seed']}; {f['subjects']} phantom people, "
-        f"{f['draws']} draws each. The same seed gives the same figures; they are in metrics.json beside this page.",
+        f"metavoxel {f['metavoxel']}; model: {f['model']}; {grid}; seed {f['seed']}; {f['subjects']} phantom "
+        "people. The same seed gives the same figures; they are in metrics.json beside this page.",
         "Phantoms test whether the answers follow from the data. They do not show how well the model does on real "
         "scans: real brains vary in more ways, and a model for them must be trained on them.",
     )
@@ -251,16 +251,13 @@ def _one_person(story: Story, f: Figures) -> Section:
 
 def _time(story: Story, f: Figures) -> Section:
     seconds, evaluations = story.seconds, f["evaluations"]
-    one, interval, brain = (pictures.duration(seconds[kind]) for kind in (ONE_PASS, INTERVALS, BRAIN))
+    read, brain = (pictures.duration(seconds[kind]) for kind in (READ, BRAIN))
     return Section(
         "How long does an answer take?",
-        f"On {story.device}, age and sex from a scan take {one}, {interval} with intervals from {f['draws']} draws, "
-        f"and a new brain of a given age takes {brain}.",
+        f"On {story.device}, age and sex from a scan take {read}, and a new brain of a given age takes {brain}.",
         [Picture(pictures.seconds_per_answer(seconds), "Seconds per answer")],
-        note=f"Means and probabilities are {evaluations['mean_and_probabilities']} evaluation of the network. "
-        f"Intervals need {evaluations['interval'] - 1} more of its small part, for all draws at once: the scan is "
-        f"encoded once. A brain needs {evaluations['brain']} of the whole network. Answers about scans include "
-        "reading them from disk.",
+        note=f"Means, intervals and probabilities take {evaluations['read']} evaluation of the network's reading half. "
+        f"A brain needs {evaluations['brain']} of the whole network. Answers about scans include reading them from disk.",
         columns=1,
     )
 

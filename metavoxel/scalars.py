@@ -14,6 +14,7 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from metavoxel.diffusion import over_marginal
+from metavoxel.laws import Mixture
 from metavoxel.schema import Categorical, Scalar
 
 SPREAD = 0.5
@@ -21,11 +22,17 @@ SPREAD = 0.5
 SURENESS = 0.05, 2.0
 
 
-def clean(v: Scalar, raw: Tensor, x: Tensor, tau: Tensor) -> Tensor:
-    """E[x_0] (n,) of a number, log p(x_0) (n, levels) of a class; x (n,) noised values, tau (n,) their levels."""
+def law(v: Scalar, raw: Tensor, x: Tensor, tau: Tensor) -> Mixture | Tensor:
+    """p(x_0): of numbers, or log p (n, levels) of a class; x (n,) noised values, tau (n,) their levels."""
     if isinstance(v, Categorical):
         return torch.log_softmax(raw + v.process.likelihood(x, tau), -1)
-    return v.law.given(x, tau, _hint(raw))[0]
+    return v.law.given(x, tau, _hint(raw))
+
+
+def clean(v: Scalar, raw: Tensor, x: Tensor, tau: Tensor) -> Tensor:
+    """E[x_0] (n,) of a number, log p(x_0) (n, levels) of a class."""
+    told = law(v, raw, x, tau)
+    return told.mean() if isinstance(told, Mixture) else told
 
 
 def loss(v: Scalar, raw: Tensor, x: Tensor, tau: Tensor, x0: Tensor) -> Tensor:

@@ -12,11 +12,13 @@ from metavoxel.clocks import log_snr
 class Solver:
     """`order` 1: the prediction as it is. `order` 2: DPM-Solver++(2M) (Lu et al. 2022), reals only.
 
-    `eta` 1 takes ancestral steps, 0 deterministic ones (chains are always random).
+    `eta` 1 takes ancestral steps, 0 deterministic ones (chains are always random). `draws`: a number's clean value is
+    drawn from its whole law instead of expected, as a class's is; so a single step is right, if the denoiser is.
     """
 
     order: int = 1
     eta: float = 1.0
+    draws: bool = False
 
     def aim(self, clean: Tensor, previous: tuple[Tensor, Tensor] | None, tau_t: Tensor, tau_s: Tensor) -> Tensor:
         """The clean value to step to, for the interval tau_t -> tau_s.
@@ -35,3 +37,4 @@ class Solver:
 ANCESTRAL = Solver(order=1, eta=1.0)
 DDIM = Solver(order=1, eta=0.0)
 DPM2M = Solver(order=2, eta=0.0)
+BY_LAW = Solver(order=1, eta=1.0, draws=True)

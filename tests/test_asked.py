@@ -61,8 +61,9 @@ def test_a_slip_is_told_in_one_line(
 def test_one_name_and_one_scan_may_be_given_as_they_are(model: mv.MetaVoxel, scan: Path) -> None:
     given = {"T1w": scan, "sex": np.array("F")}
     np.testing.assert_array_equal(model.sample(given, "age", n=4)["age"], model.sample(given, ["age"], n=4)["age"])
-    table = model.predict(scan, "age", draws=0)
-    assert list(table.columns) == ["participant_id", "age_mean", "T1w_surprise", "warning"]
+    table = model.predict(scan, "age")
+    numbers = ["age_mean", "age_sd", "age_q05", "age_q50", "age_q95"]
+    assert list(table.columns) == ["participant_id", *numbers, "T1w_surprise", "warning"]
     assert np.isfinite(model.sample({}, "age", n=4).quantile("age", np.float32(0.5)))
 
 

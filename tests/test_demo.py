@@ -30,10 +30,10 @@ def model(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    for name, count in {"DRAWS": 8, "BRAINS_PER_AGE": 2, "JOINT_BRAINS": 3, "JOINT_FACTS": 50}.items():
+    for name, count in {"BRAINS_PER_AGE": 2, "JOINT_BRAINS": 3, "JOINT_FACTS": 50}.items():
         monkeypatch.setattr(demo, name, count)
     monkeypatch.setattr(demo, "ONE_PERSON_DRAWS", 16)
-    for name in ("SCALAR_STEPS", "IMAGE_STEPS", "PAPER_STEPS"):
+    for name in ("IMAGE_STEPS", "PAPER_STEPS"):
         monkeypatch.setattr("metavoxel.methods." + name, 3)
 
 

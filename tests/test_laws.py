@@ -13,8 +13,9 @@ import metavoxel as mv
 from metavoxel.clocks import alpha, sigma
 from metavoxel.config import NetSettings
 from metavoxel.denoiser import make_denoiser
-from metavoxel.laws import Law
+from metavoxel.laws import Law, Mixture
 from metavoxel.methods import draw_facts
+from metavoxel.noise import Noise
 from metavoxel.times import MixtureTimes
 
 
@@ -24,8 +25,9 @@ def flat(n: int = 2000) -> np.ndarray:
 
 def test_one_normal_part_is_the_textbook_answer() -> None:
     x, tau = torch.linspace(-3, 3, 5), torch.tensor([0, 0.1, 1, 5, torch.inf])
-    mean, variance = Law().given(x, tau)
-    assert torch.allclose(mean, alpha(tau) * x, atol=1e-6) and torch.allclose(variance, sigma(tau) ** 2, atol=1e-6)
+    told = Law().given(x, tau)
+    assert torch.allclose(told.mean(), alpha(tau) * x, atol=1e-6)
+    assert torch.allclose(told.variance(), sigma(tau) ** 2, atol=1e-6)
 
 
 @pytest.mark.parametrize("tau", [0.02, 0.3, 2.0, 8.0])
@@ -39,9 +41,9 @@ def test_given_agrees_with_quadrature(tau: float) -> None:
 
     near = [x / max(a, 0.1) + k * noise for k in (-3, 0, 3)]
     moments = [quad(lambda z, k=k: z**k * density(z), -6, 6, points=near, limit=500)[0] for k in range(3)]
-    mean, variance = law.given(torch.tensor([x]), at)
-    assert float(mean) == pytest.approx(moments[1] / moments[0], abs=2e-3)
-    assert float(variance) == pytest.approx(moments[2] / moments[0] - (moments[1] / moments[0]) ** 2, abs=2e-3)
+    told = law.given(torch.tensor([x]), at)
+    assert float(told.mean()) == pytest.approx(moments[1] / moments[0], abs=2e-3)
+    assert float(told.variance()) == pytest.approx(moments[2] / moments[0] - (moments[1] / moments[0]) ** 2, abs=2e-3)
 
 
 @pytest.mark.parametrize("tau", [0.0, 0.3, 2.0, float("inf")])
@@ -57,11 +59,11 @@ def test_a_hint_enters_by_bayes_rule(tau: float) -> None:
     near = [x / max(a, 0.1) + k * noise for k in (-3, 0, 3)] if tau else [x - 3e-3, x, x + 3e-3]
     moments = [quad(lambda z, k=k: z**k * density(z), -6, 6, points=near, limit=500)[0] for k in range(3)]
     hint = torch.tensor([hinted]), torch.tensor([sharpness])
-    mean, variance = law.given(torch.tensor([x]), at, hint)
-    assert float(mean) == pytest.approx(moments[1] / moments[0], abs=2e-3)
-    assert float(variance) == pytest.approx(moments[2] / moments[0] - (moments[1] / moments[0]) ** 2, abs=2e-3)
-    silent = law.given(torch.tensor([x]), at, (hint[0], torch.zeros(1)))
-    assert all(torch.allclose(one, other) for one, other in zip(silent, law.given(torch.tensor([x]), at)))
+    told = law.given(torch.tensor([x]), at, hint)
+    assert float(told.mean()) == pytest.approx(moments[1] / moments[0], abs=2e-3)
+    assert float(told.variance()) == pytest.approx(moments[2] / moments[0] - (moments[1] / moments[0]) ** 2, abs=2e-3)
+    silent, alone = law.given(torch.tensor([x]), at, (hint[0], torch.zeros(1))), law.given(torch.tensor([x]), at)
+    assert torch.allclose(silent.mean(), alone.mean()) and torch.allclose(silent.variance(), alone.variance())
 
 
 @pytest.mark.parametrize("n", [1, 9, 30, 2000])
@@ -75,11 +77,48 @@ def test_mean_and_variance_are_the_peoples_own(n: int) -> None:
     assert centres.mean() == pytest.approx(x.mean()) and (centres**2 + widths**2).mean() == pytest.approx((x**2).mean())
 
 
+TWO_HUMPS = Mixture(
+    torch.tensor([[0.3, 0.7], [1, 0]]), torch.tensor([[-2.0, 1.0], [0, 5]]), torch.tensor([[0.25, 1.0], [4, 1]])
+)
+
+
+def test_quantiles_of_a_mixture_are_those_of_integration() -> None:
+    levels = torch.tensor([1e-4, 0.05, 0.3, 0.5, 0.95, 1 - 1e-4])
+    found = TWO_HUMPS.quantiles(levels)
+    assert found[1].numpy() == pytest.approx(norm.ppf(levels, 0, 2), abs=0.02)
+    below = 0.3 * norm.cdf(found[0], -2, 0.5) + 0.7 * norm.cdf(found[0], 1, 1)
+    assert below == pytest.approx(levels.numpy(), abs=2e-5)
+
+
+def test_the_density_of_a_mixture_is_the_sum_of_its_parts() -> None:
+    x = torch.linspace(-3, 3, 7)
+    one = Mixture(TWO_HUMPS.shares[:1], TWO_HUMPS.means[:1], TWO_HUMPS.variances[:1])
+    exact = np.log(0.3 * norm.pdf(x, -2, 0.5) + 0.7 * norm.pdf(x, 1, 1))
+    assert one.log_density(x).numpy() == pytest.approx(exact, abs=1e-5)
+    assert TWO_HUMPS.log_density(x[:2]).numpy() == pytest.approx([exact[0], norm.logpdf(-2, 0, 2)], abs=1e-5)
+
+
+def test_draws_of_a_mixture_are_spread_like_it() -> None:
+    n = 20_000
+    many = Mixture(*(part[:1].expand(n, -1) for part in (TWO_HUMPS.shares, TWO_HUMPS.means, TWO_HUMPS.variances)))
+    drawn = many.draw(Noise(0, torch.arange(n))).numpy()
+    assert kstest(drawn, lambda x: 0.3 * norm.cdf(x, -2, 0.5) + 0.7 * norm.cdf(x, 1, 1)).pvalue > 1e-3
+    assert drawn.mean() == pytest.approx(float(TWO_HUMPS.mean()[0]), abs=0.05)
+    assert drawn.var() == pytest.approx(float(TWO_HUMPS.variance()[0]), rel=0.03)
+
+
+def test_a_mixture_far_narrower_than_its_parts_lie_apart() -> None:
+    """As of a whole score that is told nearly for sure, beside parts that weigh nothing."""
+    sure = Mixture(torch.tensor([[1 - 1e-9, 1e-9]]), torch.tensor([[28.0, -500.0]]), torch.tensor([[1e-4, 1.0]]))
+    found = sure.quantiles(torch.tensor([0.05, 0.95]))[0].numpy()
+    assert found == pytest.approx(norm.ppf([0.05, 0.95], 28, 0.01), abs=1e-4)
+
+
 def test_tied_scores_are_no_trouble() -> None:
     law = Law.of(np.repeat([-1.0, 1.0], 50))
-    mean, variance = law.given(torch.tensor([0.9, 0.0]), torch.tensor([0.0, torch.inf]))
-    assert float(mean[0]) == pytest.approx(0.9) and abs(float(mean[1])) < 1e-4
-    assert float(variance[1]) == pytest.approx(1.0, abs=1e-3)
+    told = law.given(torch.tensor([0.9, 0.0]), torch.tensor([0.0, torch.inf]))
+    assert float(told.mean()[0]) == pytest.approx(0.9) and abs(float(told.mean()[1])) < 1e-4
+    assert float(told.variance()[1]) == pytest.approx(1.0, abs=1e-3)
 
 
 def test_an_untrained_network_draws_the_cohort() -> None:

@@ -13,9 +13,9 @@ from scipy.stats import chisquare, ks_2samp
 import metavoxel as mv
 from metavoxel.diffusion import Given, sample, tied
 from metavoxel.latents import ImageCodec
-from metavoxel.methods import PAPER_STEPS, SCALAR_STEPS, Stage, draw, walk
+from metavoxel.methods import MEAN_STEPS, PAPER_STEPS, Stage, draw, walk
 from metavoxel.posterior import Posterior
-from metavoxel.solvers import ANCESTRAL, DDIM, DPM2M
+from metavoxel.solvers import ANCESTRAL, BY_LAW, DDIM, DPM2M
 from metavoxel.times import MixtureTimes, SharedTimes, even_plan, facts_plan, images_plan, repaint_plan
 
 pytestmark = pytest.mark.usefixtures("small_images")
@@ -57,20 +57,20 @@ def test_direct_is_exact_where_replacement_is_biased_and_repaint_less_so() -> No
 
 def test_a_method_is_a_choice_of_levels_plan_and_solver() -> None:
     direct = walk(SCHEMA, SEPARATE, {"scan": SCAN}, ["score"])
-    assert direct.given == {"scan": SCAN} and direct.solver == DPM2M
-    assert direct.stages == [Stage(["score"], facts_plan(SCALAR_STEPS))]
+    assert direct.given == {"scan": SCAN}
+    assert direct.stages == [Stage(["score"], facts_plan(MEAN_STEPS), DPM2M)]
+    by_law = walk(SCHEMA, SEPARATE, {"scan": SCAN}, ["score"], laws=True)
+    assert by_law.stages == [Stage(["score"], [(1.0, 0.0)], BY_LAW)]
     image = walk(SCHEMA, SEPARATE, {"scan": HALF}, ["scan"], steps=7)
-    assert (image.stages, image.solver) == ([Stage(["scan"], images_plan(7))], DPM2M)
+    assert image.stages == [Stage(["scan"], images_plan(7), DPM2M)]
 
     replaced = walk(SCHEMA, SEPARATE, {"scan": SCAN}, ["score"], "replacement")
     assert replaced.given["scan"].level is tied and replaced.given["scan"].value is SCAN.value
-    assert replaced.stages == [Stage(["score", "diagnosis", "stage"], even_plan(PAPER_STEPS))]
-    assert replaced.solver == DDIM
+    assert replaced.stages == [Stage(["score", "diagnosis", "stage"], even_plan(PAPER_STEPS), DDIM)]
 
     repainted = walk(SCHEMA, SEPARATE, {"scan": HALF}, ["score"], "repaint", steps=6, jump=3, repeats=2)
     assert repainted.given["scan"].level is tied and repainted.given["scan"].mask is HALF.mask
-    assert repainted.stages == [Stage(["score", "diagnosis", "stage", "scan"], repaint_plan(6, 3, 2))]
-    assert repainted.solver == ANCESTRAL
+    assert repainted.stages == [Stage(["score", "diagnosis", "stage", "scan"], repaint_plan(6, 3, 2), ANCESTRAL)]
 
 
 def test_classes_come_first_then_numbers_then_images() -> None:
@@ -130,8 +130,7 @@ def test_a_model_of_one_shared_time_is_asked_by_replacement() -> None:
 
 def test_a_model_of_one_shared_time_that_is_told_nothing_walks_everything() -> None:
     plain = walk(SCHEMA, SHARED, {}, ["score"])
-    assert plain.stages == [Stage(["score", "diagnosis", "stage", "scan"], even_plan(PAPER_STEPS))]
-    assert plain.solver == DPM2M
+    assert plain.stages == [Stage(["score", "diagnosis", "stage", "scan"], even_plan(PAPER_STEPS), DPM2M)]
     drawn = ask({}, SHARED).sample(["diagnosis"], 300).probability("diagnosis")
     truth = oracle.WEIGHTS.sum(1)
     assert max(abs(p - q) for p, q in zip(drawn.values(), truth.tolist())) < 4 * 0.5 / 300**0.5 and len(drawn) == CLASSES

@@ -10,7 +10,7 @@ from torch import Tensor
 from metavoxel.clocks import Cosine, alpha, sigma
 from metavoxel.codecs import Standard
 from metavoxel.diffusion import sample
-from metavoxel.methods import SCALAR_STEPS
+from metavoxel.methods import MEAN_STEPS
 from metavoxel.noise import Noise
 from metavoxel.processes import Gaussian
 from metavoxel.schema import Continuous, Schema, State, Times
@@ -132,6 +132,6 @@ def test_few_steps_from_prior_to_data_keep_most_of_the_spread(solver: Solver, le
 def test_the_default_plan_of_numbers_keeps_their_spread(share: float) -> None:
     """What is told of a number leaves a share of its sd over people; its intervals must be as wide as that."""
     schema, denoiser = Schema([Continuous("x", scale=Standard(0.0, 1.0))]), GaussianOracle(share)
-    x = sample(denoiser, schema, {}, ["x"], 20_000, facts_plan(SCALAR_STEPS), DPM2M)["x"]
+    x = sample(denoiser, schema, {}, ["x"], 20_000, facts_plan(MEAN_STEPS), DPM2M)["x"]
     assert abs(float(x.mean()) - MEAN) < 0.03 * share
     assert float(x.std()) / share == pytest.approx(1, abs=0.06 if share < 0.2 else 0.02)

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from metavoxel.answers import Batch, batches, surprise_of
+from metavoxel.beliefs import Belief
 from metavoxel.data.cohort import Cohort
-from metavoxel.diffusion import Denoiser, Given, encode_once, expect
+from metavoxel.diffusion import Denoiser, Given, encode_once, tell
 from metavoxel.errors import MetavoxelError
 from metavoxel.files import atomic_write, make_folder
+from metavoxel.laws import Mixture
 from metavoxel.loading import Progress
 from metavoxel.methods import draw_facts
 from metavoxel.model import MetaVoxel
@@ -170,15 +172,14 @@ def _answer(
     """mean and draws of a number, probabilities of a class; from PAPER_DRAWS draws where no one evaluation gives them."""
     if not model.denoiser.coverage.separate:
         return _by_draws(model, v, told, first, rows, seed)
-    clean = expect(reader, model.schema, told, [v.name])[v.name]
+    law = tell(reader, model.schema, told, [v.name])[v.name]
     if isinstance(v, Categorical):
-        return {"probabilities": _each_row(clean.double().exp(), rows)}
+        assert isinstance(law, Tensor)
+        return {"probabilities": _each_row(law.double().exp(), rows)}
+    assert isinstance(law, Mixture)
     drawn = draw_facts(reader, model.schema, told, [v.name], DRAWS, seed, first_row=first)[v.name]
     values = _each_row(torch.from_numpy(np.asarray(v.drawn(drawn))), rows)
-    linear = v.scale is not None and v.scale.kind == "linear"
-    if linear:  # only a linear scale carries a mean of scores over to a mean of values
-        return {"mean": _each_row(torch.from_numpy(np.asarray(v.decode(clean))), rows), "draws": values}
-    return {"mean": values.mean(1), "draws": values}
+    return {"mean": _each_row(torch.from_numpy(Belief(v, law).mean), rows), "draws": values}
 
 
 def _by_draws(
