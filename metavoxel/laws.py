@@ -17,8 +17,8 @@ from metavoxel.codecs import STRICT, Array
 from metavoxel.noise import Noise
 
 MAX_CENTRES = 48
-CELLS = 1024
-"""In which quantiles are looked for: of a normal law each is an eightieth of its sd."""
+CELLS = 256
+"""In which quantiles are looked for, linearly within one: of a normal law each is a twentieth of its sd."""
 REACH, NEGLIGIBLE = 6.0, 1e-7
 """How many of its sd a part is looked for on each side, and the share below which it is not."""
 
@@ -52,13 +52,13 @@ class Mixture:
 
     def quantiles(self, levels: Tensor) -> Tensor:
         """(n, q): what the number is below with each of these probabilities (q,), between 0 and 1."""
-        shares, means, variances = (x.expand_as(self.shares).double() for x in (self.shares, self.means, self.variances))
-        sd = variances.sqrt().clamp_min(1e-6)
-        seen = shares > NEGLIGIBLE
-        low = torch.where(seen, means - REACH * sd, torch.inf).amin(1, keepdim=True)
-        high = torch.where(seen, means + REACH * sd, -torch.inf).amax(1, keepdim=True)
-        edges = low + (high - low) * torch.linspace(0, 1, CELLS + 1, dtype=torch.float64, device=shares.device)
-        below = torch.einsum("np,npc->nc", shares, torch.special.ndtr((edges[:, None] - means[..., None]) / sd[..., None]))
+        sd = self.variances.sqrt().clamp_min(1e-6)
+        seen = self.shares > NEGLIGIBLE
+        low = torch.where(seen, self.means - REACH * sd, torch.inf).amin(1, keepdim=True)
+        high = torch.where(seen, self.means + REACH * sd, -torch.inf).amax(1, keepdim=True)
+        edges = low + (high - low) * torch.linspace(0, 1, CELLS + 1, device=sd.device)
+        steps = torch.erf((edges[:, None] - self.means[..., None]) * (math.sqrt(0.5) / sd[..., None]))
+        below = torch.einsum("np,npc->nc", 0.5 * self.shares, steps)
         below = (below - below[:, :1]) / (below[:, -1:] - below[:, :1])
         wanted = levels.to(below).expand(len(below), -1).contiguous()
         right = torch.searchsorted(below, wanted).clamp(1, CELLS)
