@@ -32,6 +32,7 @@ TITLES = {
     "prepare_accuracy": "Preparation: heads that lie askew",
     "prepare_speed_2mm": "Preparation: cost at 2 mm",
     "prepare_speed_1mm": "Preparation: cost at 1 mm",
+    "joint_tables": "Joint draws of whole tables",
     "index": "Preparation: ten thousand people planned",
     "changes": "Inpainting and counterfactuals on phantoms",
     "calibration": "Calibration of the packaged model",

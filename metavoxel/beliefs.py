@@ -5,47 +5,49 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.polynomial.hermite_e import hermegauss
 from torch import Tensor
 
 from metavoxel.laws import Mixture
 from metavoxel.schema import Continuous
 
-PARTS = 512
-"""Equally likely parts of a law, over whose middles a mean or spread is taken where the scale is not linear: of a normal
-law .999 of its sd."""
+NODES = 21
+"""Of Gauss-Hermite quadrature, in each normal part of a law whose scale is not linear."""
 
 
 @dataclass(frozen=True)
 class Belief:
-    """p(number | known) of n rows, in the number's unit and recorded as finely as in training."""
+    """p(number | known) of n rows, in the number's unit. Quantiles are recorded as finely as in training; mean and spread,
+    like an average of people, are not."""
 
     variable: Continuous
     law: Mixture
     """Of its scores."""
 
-    @property
-    def _linear(self) -> bool:
-        """Whether the mean of scores is the score of the mean."""
-        return self.variable.scale is not None and self.variable.scale.kind == "linear"
-
-    @cached_property
-    def _middles(self) -> np.ndarray:
-        """(n, PARTS): equally likely values."""
-        return self.quantiles((torch.arange(PARTS) + 0.5) / PARTS)
-
     @cached_property
     def mean(self) -> np.ndarray:
         """(n,)"""
-        return self.variable.decode(self.law.mean()) if self._linear else self._middles.mean(1)
+        return self._moments[0]
 
     @cached_property
     def std(self) -> np.ndarray:
         """(n,)"""
-        if not self._linear:
-            return self._middles.std(1)
-        mean = self.law.mean()
-        return self.variable.decode(mean + self.law.variance().sqrt()) - self.variable.decode(mean)
+        return self._moments[1]
 
     def quantiles(self, levels: Tensor) -> np.ndarray:
-        """(n, q): what the number is at most with each of these probabilities (q,), between 0 and 1."""
+        """(n, q): what the number is at most with each of these probabilities (q,), above 0 and below 1."""
         return self.variable.drawn(self.law.quantiles(levels))
+
+    @cached_property
+    def _moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation, (n,) each."""
+        variable, law = self.variable, self.law
+        if variable.scale is not None and variable.scale.kind == "linear":  # moments of scores are scores of moments
+            mean = law.mean()
+            return variable.decode(mean), variable.decode(mean + law.variance().sqrt()) - variable.decode(mean)
+        nodes, weights = hermegauss(NODES)
+        scores = law.means[..., None] + law.variances.sqrt()[..., None] * torch.tensor(nodes, dtype=torch.float32)
+        share = law.shares.double().numpy(force=True)[..., None] * weights / weights.sum()
+        values = variable.decode(scores)
+        mean = (share * values).sum((1, 2))
+        return mean, np.sqrt((share * (values - mean[:, None, None]) ** 2).sum((1, 2)))

@@ -178,7 +178,7 @@ def fit(
         rule = config.times.reading() if k < reading and isinstance(config.times, MixtureTimes) else config.times
         loss = joint_loss(module, schema, *_questions(schema, x0, observed, config, rule, noise))
         total = loss.total
-        if k >= reading and rule.separate and schema.images and schema.scalars and isinstance(module, JointDenoiser):
+        if rule.separate and schema.images and schema.scalars and isinstance(module, JointDenoiser):
             x0, observed, times, noise = _without_images(data, training, rule, config.seed + 2 + k)
             alone = module.freeze(*({image.name: part[image.name] for image in schema.images} for part in (x0, times)))
             told_alone = joint_loss(alone, Schema(schema.scalars), x0, observed, times, noise)

@@ -148,7 +148,7 @@ def predict(
     want: WantOption = None,
     given: GivenOption = None,
     draws: Annotated[
-        int | None, typer.Option("-n", min=2, help="Draws for spread and quantiles; default: told without any.")
+        int | None, typer.Option("-n", min=2, help="Draws to take spread and quantiles from, not from the law told.")
     ] = None,
     pattern: PatternOption = None,
     split: SplitOption = None,

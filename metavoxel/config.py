@@ -71,7 +71,7 @@ class Config:
     encoding: Optimiser = Field(default_factory=Optimiser)
     """Training of the autoencoder; not used with codec: identity."""
     joint: Optimiser = Field(default_factory=Optimiser)
-    questions: int = Field(default=4, ge=1)
+    questions: int = Field(default=16, ge=1)
     """In training, sets of levels of the numbers and classes for each encoding of a scan: reading it is what costs.
     One with times: shared."""
     reading: int = Field(default=0, ge=0)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from metavoxel.clocks import once
-from metavoxel.diffusion import Answers, Coverage, weighed
+from metavoxel.diffusion import Coverage, ScalarLaws, weighed
 from metavoxel.facts import fact_width, side_by_side, told
 from metavoxel.image_law import FEATURES, ImageLaw
 from metavoxel.nets.joint import JointNet, NetSettings, Scan
@@ -77,10 +77,9 @@ class JointDenoiser(nn.Module):
         raw, images = self._evaluate(state, times)
         return {**self.clean_scalars(raw, state, times), **images}
 
-    def tell(self, state: State, times: Times) -> Answers:
+    def tell(self, state: State, times: Times) -> ScalarLaws:
         """p(x_0 | state) of every number, log p(x_0 | state) of every class. Nothing is decoded."""
-        scan = self._encode(state, times)
-        return self.law_of_scalars(self.read(self._attend(state, times, scan), times, scan), state, times)
+        return self.freeze(state, times).tell(state, times)
 
     def judge(self, state: State, times: Times, x0: State) -> State:
         """The loss of every entry, 1 for a predictor that knows only the marginal: of images by squared error, of scalars
@@ -109,7 +108,7 @@ class JointDenoiser(nn.Module):
         factors = self.sureness[:, None] ** seen * (others if scan is None else others | (seen > 0))
         return {v.name: tempered(v, raw[v.name], factor) for v, factor in zip(scalars, factors)}
 
-    def law_of_scalars(self, raw: State, state: State, times: Times) -> Answers:
+    def law_of_scalars(self, raw: State, state: State, times: Times) -> ScalarLaws:
         """Raw outputs -> what is believed of every scalar."""
         return {v.name: law(v, raw[v.name], x, tau) for v, x, tau in self._noised(state, times)}
 
@@ -179,7 +178,7 @@ class FrozenScan:
     def __call__(self, state: State, times: Times) -> State:
         return self.denoiser.clean_scalars(self.raw(state, times), state, times)
 
-    def tell(self, state: State, times: Times) -> Answers:
+    def tell(self, state: State, times: Times) -> ScalarLaws:
         """p(x_0 | state) of every number, log p(x_0 | state) of every class."""
         return self.denoiser.law_of_scalars(self.raw(state, times), state, times)
 

@@ -50,7 +50,7 @@ class Denoiser(Protocol):
         ...
 
 
-Answers = dict[str, Mixture | Tensor]
+ScalarLaws = dict[str, Mixture | Tensor]
 """p(x_0) of numbers, log p(x_0) (n, levels) of classes."""
 
 
@@ -58,7 +58,7 @@ Answers = dict[str, Mixture | Tensor]
 class TellsLaws(Protocol):
     """A denoiser that tells the whole law of a number, not its mean alone."""
 
-    def tell(self, state: State, times: Times) -> Answers:
+    def tell(self, state: State, times: Times) -> ScalarLaws:
         """Of every scalar, given the state."""
         ...
 
@@ -176,7 +176,7 @@ def expect(denoiser: Denoiser, schema: Schema, given: Mapping[str, Given], want:
     return {name: clean[name] for name in want}
 
 
-def tell(denoiser: Denoiser, schema: Schema, given: Mapping[str, Given], want: Sequence[str]) -> Answers:
+def tell(denoiser: Denoiser, schema: Schema, given: Mapping[str, Given], want: Sequence[str]) -> ScalarLaws:
     """`expect`, but the whole laws of numbers: in one evaluation, too."""
     question = _Question(denoiser, schema, given, want, draws=1, seed=0, first_row=0)
     laws = question.tell(question.start(1.0), 1.0)
@@ -294,7 +294,7 @@ class _Question:
         _check_coverage(denoiser.coverage, schema, given, self.want)
         self.moving: list[Variable] = [v for v in schema if v.name in self.want]
         self.seen, self.denoiser = list(schema), denoiser
-        if schema.images and not any(self._moves(image) for image in schema.images):
+        if not any(self._moves(image) for image in schema.images):
             frozen = {v.name: self._frozen_value(v, device) for v in schema.images}
             levels = {v.name: self.level(v, 0.0)[::draws] for v in schema.images}
             self.denoiser = denoiser.freeze(frozen, levels)
@@ -361,9 +361,11 @@ class _Question:
         }
         return {**state, **moved}
 
-    def tell(self, state: State, t: float) -> Answers:
+    def tell(self, state: State, t: float) -> ScalarLaws:
         if not isinstance(self.denoiser, TellsLaws):
             raise MetavoxelError("this model tells a number's mean only, not its law; ask for draws")
+        if len(self.seen) > len(self.schema.scalars):
+            raise MetavoxelError("a law is told of numbers and classes; ask for draws of an image")
         return self.denoiser.tell(state, {v.name: self.level(v, t) for v in self.seen})
 
     def denoise(self, state: State, t: float) -> State:

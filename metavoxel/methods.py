@@ -74,9 +74,9 @@ def walk(
 ) -> Walk:
     """The walk that answers a question by a method (default: direct where training allows it, else replacement).
 
-    steps: from noise to data, default PAPER_STEPS. By the direct method facts come first, one by one, then images given the
-    facts in IMAGE_STEPS by default. A class takes one step: what the network says of it at level 1 is its law already. So
-    does a number by default, if the denoiser tells its law (`laws`), else MEAN_STEPS.
+    steps: from noise to data, of each number and of the images; default PAPER_STEPS. By the direct method facts come first,
+    one by one, then images given the facts, by default in IMAGE_STEPS. A class takes one step: what the network says of it
+    at level 1 is its law already. So does a number by default, if the denoiser tells its law (`laws`), else MEAN_STEPS.
     jump, repeats: of repaint; every stretch of `jump` steps is walked `repeats` times. Default JUMP and REPEATS.
     Raises MetavoxelError for an unknown method and for options that it has no use for.
     """

@@ -73,14 +73,15 @@ class Posterior:
     def interval(self, name: str, level: float = 0.9) -> tuple[float, float]:
         """The central interval that the number is in with probability `level`, in one evaluation."""
         between("level", level, 0, 1 - 2 * EDGE)
-        return self.quantile(name, (1 - level) / 2), self.quantile(name, (1 + level) / 2)
+        low, high = self._belief(name).quantiles(torch.tensor([(1 - level) / 2, (1 + level) / 2]))[0].tolist()
+        return low, high
 
     @torch.no_grad()
     def probability(self, name: str) -> dict[str, float]:
         """p(level | known) of every level, in one evaluation."""
         variable = self.schema.scalar(name)
         if not isinstance(variable, Categorical):
-            raise MetavoxelError(f"{name!r} is a number; use mean, or sample")
+            raise MetavoxelError(f"{name!r} is a number; use mean, interval or sample")
         clean = expect(self._reader, self.schema, self.known, [name])[name]
         return dict(zip(variable.levels, clean[0].double().exp().tolist()))
 
@@ -108,7 +109,8 @@ class Posterior:
         if not want:
             raise MetavoxelError("everything is given; leave out what you want to know")
         n, seed = whole("n", n, 1), whole("seed", seed, 0)
-        laws = guidance == 1 and isinstance(self.denoiser, TellsLaws)
+        guided = guidance != 1 and bool(self.known)
+        laws = not guided and isinstance(self.denoiser, TellsLaws)
         asked = walk(self.schema, self.denoiser.coverage, self.known, want, method, steps, jump, repeats, laws=laws)
         images_move = any(asked.moves(image.name) for image in self.schema.images)
         plain = images_move or guidance != 1  # guidance hides the scan in turn, so it needs it unencoded

@@ -1,4 +1,4 @@
-"""What the network's raw outputs say of a number or a class: a clean prediction, its loss, and how sure it may be.
+"""What the network's raw outputs say of a number or a class: its law, its loss, and how sure it may be.
 
 Classes (n, levels): log p(x_0) = F + log q(x_t | x_0), normalised. The network learns what the rest says about x_0; what
 the noised value itself says enters by Bayes' rule, exactly, for every chain.

@@ -13,7 +13,8 @@ class Solver:
     """`order` 1: the prediction as it is. `order` 2: DPM-Solver++(2M) (Lu et al. 2022), reals only.
 
     `eta` 1 takes ancestral steps, 0 deterministic ones (chains are always random). `draws`: a number's clean value is
-    drawn from its whole law instead of expected, as a class's is; so a single step is right, if the denoiser is.
+    drawn from its whole law instead of expected, as a class's is; so a single step is right, if the denoiser is, of one
+    variable at a time.
     """
 
     order: int = 1

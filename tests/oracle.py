@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from metavoxel.codecs import Standard
-from metavoxel.diffusion import Given
+from metavoxel.diffusion import Given, ScalarLaws
+from metavoxel.laws import Mixture
 from metavoxel.schema import Categorical, Continuous, Image, Latent, Ordinal, Schema, State, Times
 from metavoxel.times import MixtureTimes
 
@@ -93,23 +94,31 @@ class Oracle:
         classes = {name: torch.log(p).float() for name, p in answer.probabilities.items()}
         return classes | {name: mean.float() for name, mean in answer.mean.items()}
 
+    def tell(self, state: State, times: Times) -> ScalarLaws:
+        """The score's law, a normal part for each class and stage; the classes'."""
+        y, tau_y, known = self._seen(state, times)
+        pairs = CLASSES * STAGES
+        weight, mean, left = (torch.empty(len(y), pairs, dtype=torch.float64) for _ in range(3))
+        for level, rows in _alike(tau_y):
+            weight[rows], rest, shift, inside = _parts(y[rows], level, known[rows])
+            mean[rows], left[rows] = rest[:, 0] + shift[:, :1], inside[0].expand(len(shift), pairs)
+        score = Mixture(weight.float(), mean.float(), left.float())
+        return {name: x for name, x in self(state, times).items() if name != "scan"} | {"score": score}
+
     def freeze(self, images: State, times: Times) -> "FrozenOracle":
         return FrozenOracle(self, images, times)
 
     def posterior(self, state: State, times: Times) -> Posterior:
         """What a state at these levels says of the clean values."""
         n = len(state["score"])
-        tau = {v.name: v.clock.tau(times[v.name]).double() for v in self.schema}
-        y = torch.cat([state["score"][:, None], state["scan"].flatten(1)], 1).double()
-        tau_y = torch.cat([tau["score"][:, None], tau["scan"].flatten(1)], 1)
-        known = self._evidence("diagnosis", state, tau)[:, :, None] + self._evidence("stage", state, tau)[:, None, :]
+        y, tau_y, known = self._seen(state, times)
         weight, mean, sd = (
             torch.empty(n, CLASSES * STAGES, dtype=torch.float64),
             torch.empty_like(y),
             torch.empty_like(y),
         )
         for level, rows in _alike(tau_y):
-            weight[rows], mean[rows], sd[rows] = _condition(y[rows], level, known.flatten(1)[rows])
+            weight[rows], mean[rows], sd[rows] = _condition(y[rows], level, known[rows])
         pair = weight.unflatten(1, (CLASSES, STAGES))
         return Posterior(
             {"diagnosis": pair.sum(2), "stage": pair.sum(1)},
@@ -136,6 +145,14 @@ class Oracle:
                 times[v.name] = torch.where(seen, 0.0, times[v.name])
         return self.posterior(state, times)
 
+    def _seen(self, state: State, times: Times) -> tuple[Tensor, Tensor, Tensor]:
+        """Numbers and their levels, (n, d) each; what is seen of classes, (n, pairs)."""
+        tau = {v.name: v.clock.tau(times[v.name]).double() for v in self.schema}
+        y = torch.cat([state["score"][:, None], state["scan"].flatten(1)], 1).double()
+        tau_y = torch.cat([tau["score"][:, None], tau["scan"].flatten(1)], 1)
+        known = self._evidence("diagnosis", state, tau)[:, :, None] + self._evidence("stage", state, tau)[:, None, :]
+        return y, tau_y, known.flatten(1)
+
     def _evidence(self, name: str, state: State, tau: dict[str, Tensor]) -> Tensor:
         """log q(x_t | x_0 = k): (n, levels), -inf where it is impossible."""
         process = self.schema[name].process
@@ -151,11 +168,18 @@ class FrozenOracle:
         self.coverage, self.device = oracle.coverage, oracle.device
 
     def __call__(self, state: State, times: Times) -> State:
+        clean = self.oracle(*self._whole(state, times))
+        return {name: clean[name] for name in ("diagnosis", "stage", "score")}
+
+    def tell(self, state: State, times: Times) -> ScalarLaws:
+        return self.oracle.tell(*self._whole(state, times))
+
+    def _whole(self, state: State, times: Times) -> tuple[State, Times]:
+        """With the scans, for every draw."""
         draws = len(state["score"]) // len(self.images["scan"])
         scan = {name: x.repeat_interleave(draws, 0) for name, x in self.images.items()}
         level = {name: t.repeat_interleave(draws, 0) for name, t in self.times.items()}
-        clean = self.oracle({**state, **scan}, {**times, **level})
-        return {name: clean[name] for name in ("diagnosis", "stage", "score")}
+        return {**state, **scan}, {**times, **level}
 
     def freeze(self, images: State, times: Times) -> "FrozenOracle":
         return self
@@ -169,8 +193,9 @@ def _alike(tau: Tensor) -> list[tuple[Tensor, Tensor | slice]]:
     return [(level, which == number) for number, level in enumerate(levels)]
 
 
-def _condition(y: Tensor, tau: Tensor, log_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """y (n, d) at levels tau (d,), log_weight (n, pairs) of what else is known -> p(pair) (n, pairs), E and sd of z.
+def _parts(y: Tensor, tau: Tensor, log_weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """y (n, d) at levels tau (d,), log_weight (n, pairs) of what else is known -> p(pair) (n, pairs); of z in each pair the
+    mean, but for a shift (pairs, d) and (n, d), and the variance (d,).
 
     y | pair ~ N(A m, A S A + N) with A = diag(alpha), N = diag(sigma^2). S is the same for all pairs, so
     log p(y | pair) is linear in y, and so is E[z | pair, y] = rest + G y.
@@ -181,7 +206,12 @@ def _condition(y: Tensor, tau: Tensor, log_weight: Tensor) -> tuple[Tensor, Tens
     pull = precision @ (a * means).T
     offset = -0.5 * ((a * means).T * pull).sum(0)
     weight = torch.softmax(WEIGHTS.log().flatten() + log_weight + offset + y @ pull, 1)
-    rest = means - a * means @ gain.T
-    mean, inside = weight @ rest, (SIGMA - gain * a @ SIGMA).diagonal().clamp_min(0)
+    return weight, means - a * means @ gain.T, y @ gain.T, (SIGMA - gain * a @ SIGMA).diagonal().clamp_min(0)
+
+
+def _condition(y: Tensor, tau: Tensor, log_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same -> p(pair) (n, pairs), E and sd of z (n, d)."""
+    weight, rest, shift, inside = _parts(y, tau, log_weight)
+    mean = weight @ rest
     between = (weight @ rest**2 - mean**2).clamp_min(0)
-    return weight, mean + y @ gain.T, (inside + between).sqrt()
+    return weight, mean + shift, (inside + between).sqrt()

@@ -10,8 +10,8 @@ from scipy.stats import kstest
 
 import metavoxel as mv
 from metavoxel.beliefs import Belief
-from metavoxel.codecs import Standard
-from metavoxel.diffusion import Answers, Denoiser, Given, sample
+from metavoxel.codecs import Log, Standard
+from metavoxel.diffusion import Denoiser, Given, ScalarLaws, sample
 from metavoxel.laws import Mixture
 from metavoxel.likelihood import log_likelihood
 from metavoxel.methods import draw_facts
@@ -35,7 +35,7 @@ class ThreeNumbers:
     def freeze(self, images: State, times: Times) -> "ThreeNumbers":
         return self
 
-    def tell(self, state: State, times: Times) -> Answers:
+    def tell(self, state: State, times: Times) -> ScalarLaws:
         taus = torch.stack([v.clock.tau(times[v.name]) for v in SCHEMA], 1).double()
         a, noise = torch.exp(-taus / 2), 1 - torch.exp(-taus)
         total = a[:, :, None] * COVARIANCE * a[:, None] + torch.diag_embed(noise)
@@ -103,18 +103,25 @@ def test_a_learnt_table_draws_numbers_that_hang_together(tmp_path: Path) -> None
 
 def test_a_belief_speaks_in_the_numbers_own_unit() -> None:
     """On a scale that is not linear as well: mean and spread are of the values, not of the scores."""
-    rng = np.random.default_rng(1)
-    values = np.exp(rng.normal(3, 0.4, 4000))
+    values = np.exp(np.random.default_rng(1).normal(3, 0.4, 4000))
     for scaling in ("linear", "log", "quantile"):
         schema = mv.Schema([mv.Continuous("volume", "ml", scaling=scaling)]).fit(pd.DataFrame({"volume": values}))
         variable = schema.scalar("volume")
         assert isinstance(variable, Continuous)
-        law = variable.law.given(torch.zeros(1), torch.tensor([torch.inf]))
-        belief = Belief(variable, law)
+        belief = Belief(variable, variable.law.given(torch.zeros(1), torch.tensor([torch.inf])))
         assert belief.mean[0] == pytest.approx(values.mean(), rel=0.01), scaling
         assert belief.std[0] == pytest.approx(values.std(), rel=0.04), scaling
         levels = torch.tensor([0.05, 0.5, 0.95])
         assert belief.quantiles(levels)[0] == pytest.approx(np.quantile(values, levels), rel=0.03), scaling
+
+
+@pytest.mark.parametrize("spread", [0.5, 1.0, 1.5])
+def test_moments_of_a_skewed_number_are_exact(spread: float) -> None:
+    """Of a log-normal law: exp(s^2 / 2), times sqrt(exp(s^2) - 1)."""
+    variable = Continuous("volume", scale=Log(0.0, spread))
+    belief = Belief(variable, Mixture(torch.ones(1, 1), torch.zeros(1, 1), torch.ones(1, 1)))
+    assert belief.mean[0] == pytest.approx(np.exp(spread**2 / 2), rel=1e-4)
+    assert belief.std[0] == pytest.approx(np.exp(spread**2 / 2) * np.sqrt(np.exp(spread**2) - 1), rel=5e-3)
 
 
 def test_whole_points_stay_whole() -> None:

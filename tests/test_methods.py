@@ -79,10 +79,12 @@ def test_classes_come_first_then_numbers_then_images() -> None:
     assert [len(stage.plan) for stage in asked.stages] == [1, 1, 9, 9] and asked.steps == 20
 
 
-def test_stages_draw_the_joint_law() -> None:
+@pytest.mark.parametrize("laws", [True, False], ids=["by law", "by mean"])
+def test_stages_draw_the_joint_law(laws: bool) -> None:
     """One after another with an exact denoiser: each pair of classes as often as the law says, scores as they give."""
     n = 6000
-    drawn = draw(Oracle(), SCHEMA, walk(SCHEMA, SEPARATE, {}, ["score", "stage", "diagnosis"]), n, seed=3)
+    asked = walk(SCHEMA, SEPARATE, {}, ["score", "stage", "diagnosis"], laws=laws)
+    drawn = draw(Oracle(), SCHEMA, asked, n, seed=3)
     assert list(drawn) == ["stage", "diagnosis", "score"]
     counts = torch.zeros_like(oracle.WEIGHTS)
     counts.index_put_((drawn["diagnosis"][0], drawn["stage"][0]), torch.ones(n, dtype=counts.dtype), accumulate=True)

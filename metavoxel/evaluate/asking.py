@@ -131,13 +131,16 @@ def _asked(
     schema, separate = model.schema, model.denoiser.coverage.separate
     scans = {image.name: known[image.name] for image in schema.images}
     seeing = encode_once(model.denoiser, schema, scans) if separate and scans else model.denoiser
-    # the reader of no scan holds a scan absent for each row, so that every person gets draws of their own
-    nobody = {name: Given(scan.value, observed=torch.zeros(rows, dtype=torch.bool)) for name, scan in scans.items()}
-    blind = encode_once(model.denoiser, schema, nobody) if separate and scans else model.denoiser
+    # where nothing is told of anybody, each row holds what is absent, so that every person gets draws of their own
+    absent = torch.zeros(rows, dtype=torch.bool)
+    nobody = {name: Given(value.value, observed=absent) for name, value in known.items()}
+    unseen = {name: nobody[name] for name in scans}
+    blind = encode_once(model.denoiser, schema, unseen) if separate and scans else model.denoiser
     for v in schema.scalars:
-        others = {other.name: known[other.name] for other in schema.scalars if other.name != v.name}
+        others = [other.name for other in schema.scalars if other.name != v.name]
         for given in sets:
-            told = {**(scans if given in (SCAN, BOTH) else nobody), **(others if given in (OTHERS, BOTH) else {})}
+            told = {**(scans if given in (SCAN, BOTH) else unseen),
+                    **{name: (known if given in (OTHERS, BOTH) else nobody)[name] for name in others}}  # fmt: skip
             reader = seeing if given in (SCAN, BOTH) else blind
             for what, value in _answer(reader, model, v, told, first, rows, seed).items():
                 yield f"{v.name}|{given}|{what}", value

@@ -14,8 +14,8 @@ from metavoxel.model import MetaVoxel
 from metavoxel.page import Section, Table
 
 SECTION = "coherence"
-MOST_PEOPLE, DRAWS = 50, 128
-"""Of the question of contradictions, which takes as long as all others: 50 steps a draw."""
+MOST_PEOPLE, DRAWS = 500, 256
+"""Of the question of contradictions."""
 
 
 def contradictions(model: MetaVoxel, cohort: Cohort, seed: int, kept: Path) -> Iterator[Figure]:
