@@ -8,10 +8,12 @@ and 1; beside that of as many training people (the floor), of a normal copula, a
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from common import clock, record
+from pandas.api.types import is_numeric_dtype
 from scipy.spatial.distance import cdist
 from scipy.stats import norm, rankdata
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine, make_moons
@@ -19,6 +21,8 @@ from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine, make_
 import metavoxel as mv
 
 DRAWS, PEOPLE = 2000, 3000
+FACTORS = 1, 4
+"""Normal factors in what the network says of a number."""
 CONFIG = mv.preset(
     "tiny",
     net={"token_width": 48, "token_depth": 2},
@@ -67,7 +71,7 @@ def coordinates(table: pd.DataFrame, like: pd.DataFrame) -> np.ndarray:
     """(rows, d): numbers in sd of `like`, a column a level of classes."""
     columns = []
     for name in like:
-        if like[name].dtype == object:
+        if not is_numeric_dtype(like[name]):
             columns += [(table[name] == level).to_numpy(float) for level in sorted(like[name].unique())]
         else:
             columns.append(table[name].to_numpy(float) / like[name].std())
@@ -83,7 +87,7 @@ def energy(one: pd.DataFrame, other: pd.DataFrame) -> float:
 
 def copula(train: pd.DataFrame, n: int, rng: np.random.Generator) -> pd.DataFrame:
     """Each column as it is, tied by a normal law of its ranks; classes by their codes."""
-    codes = train.apply(lambda column: column.astype("category").cat.codes if column.dtype == object else column)
+    codes = train.apply(lambda column: column if is_numeric_dtype(column) else column.astype("category").cat.codes)
     scores = norm.ppf(np.apply_along_axis(rankdata, 0, codes.to_numpy(float)) / (len(train) + 1))
     drawn = norm.cdf(rng.multivariate_normal(np.zeros(train.shape[1]), np.corrcoef(scores.T), n))
     places = (drawn * len(train)).astype(int)
@@ -98,15 +102,18 @@ def main() -> None:
         for name, make in TABLES.items():
             table = make(rng)
             train, others = table.iloc[: len(table) // 2].reset_index(drop=True), table.iloc[len(table) // 2 :]
-            variables = [mv.Categorical(column, tuple(sorted(train[column].unique()))) if train[column].dtype == object
-                         else mv.Continuous(column) for column in train]  # fmt: skip
-            with tempfile.TemporaryDirectory() as folder:
-                model = mv.fit(mv.Schema(variables), {}, train, folder, CONFIG, quiet=True)
-            with clock(figures, f"{name}_seconds_for_{DRAWS}_draws"):
-                drawn = model.sample(n=DRAWS).frame()
+            variables = [mv.Continuous(key) if is_numeric_dtype(column) else mv.Categorical(key, tuple(sorted(set(column))))
+                         for key, column in train.items()]  # fmt: skip
+            for factors in FACTORS:
+                config = replace(CONFIG, net=replace(CONFIG.net, factors=factors))
+                with tempfile.TemporaryDirectory() as folder:
+                    model = mv.fit(mv.Schema(variables), {}, train, folder, config, quiet=True)
+                with clock(figures, f"{name}_seconds_for_{DRAWS}_draws"):
+                    drawn = model.sample(n=DRAWS).frame()
+                figures[f"{name}_energy_{factors}_factors"] = energy(drawn, others)
             apart = pd.DataFrame({column: rng.permutation(train[column].to_numpy()) for column in train})
             figures |= {
-                f"{name}_energy": energy(drawn, others), f"{name}_energy_training_people": energy(train, others),
+                f"{name}_energy_training_people": energy(train, others),
                 f"{name}_energy_normal_copula": energy(copula(train, DRAWS, rng), others),
                 f"{name}_energy_columns_apart": energy(apart, others),
             }  # fmt: skip

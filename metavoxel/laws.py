@@ -67,6 +67,27 @@ class Mixture:
         return (low + high) / 2
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Factor:
+    """What all else says of n numbers: the sum of exp(log_weight - (sharpness (x - mean))^2 / 2), (n, factors) each.
+    Sharpness is 1 / sd; 0 says nothing."""
+
+    means: Tensor
+    sharpness: Tensor
+    log_weights: Tensor
+
+    def at(self, x: Tensor) -> Tensor:
+        """The log of it at x (n,): (n,)."""
+        return torch.logsumexp(self.log_weights - 0.5 * (self.sharpness * (x[:, None] - self.means)) ** 2, -1)
+
+    def agreement(self, means: Tensor, variances: Tensor) -> Tensor:
+        """log E of each over N(mean, variance), (n, parts) each: (n, parts, factors)."""
+        precision = self.sharpness[:, None] ** 2
+        weight = 1 + precision * variances[..., None]
+        off = precision * (means[..., None] - self.means[:, None]) ** 2 / weight
+        return self.log_weights[:, None] - 0.5 * (off + weight.log())
+
+
 @dataclass(frozen=True, config=STRICT)
 class Law:
     """Equal parts of normal laws: sum_k N(centre_k, width_k^2) / K. N(0, 1) by default."""
@@ -88,27 +109,27 @@ class Law:
         shrink = x.std() / np.sqrt((centres**2 + widths**2).mean())
         return cls(tuple((x.mean() + shrink * centres).tolist()), tuple((shrink * widths).tolist()))
 
-    def given(self, x: Tensor, tau: Tensor, hint: tuple[Tensor, Tensor] | None = None) -> Mixture:
+    def given(self, x: Tensor, tau: Tensor, hint: Factor | None = None) -> Mixture:
         """What is believed of x_0 given its noised value (n,): exact by Bayes' rule part by part.
 
-        hint: what all else says of x_0, as a normal factor: its mean and its sharpness 1 / sd, (n,) each; sharpness 0 says
-        nothing.
+        hint: what all else says of x_0.
         """
         likely, means, left = self._parts(x, tau)
         if hint is not None:
-            hinted, precision = hint[0][:, None], hint[1][:, None] ** 2
-            weight = 1 + precision * left
-            likely = likely + _agreement(means, left, hint)
-            means, left = (means + precision * left * hinted) / weight, left / weight
+            precision, spread = hint.sharpness[:, None] ** 2, left[..., None]
+            weight = 1 + precision * spread
+            likely = (likely[..., None] + hint.agreement(means, left)).flatten(1)
+            means = ((means[..., None] + precision * spread * hint.means[:, None]) / weight).flatten(1)
+            left = (spread / weight).flatten(1)
         return Mixture(torch.softmax(likely, -1), means, left)
 
-    def gain(self, x0: Tensor, x: Tensor, tau: Tensor, hint: tuple[Tensor, Tensor]) -> Tensor:
+    def gain(self, x0: Tensor, x: Tensor, tau: Tensor, hint: Factor) -> Tensor:
         """How much likelier a hint, as in `given`, makes what is true: log p(x_0 | x_t, hint) - log p(x_0 | x_t), (n,) in
         nats. On average the more, the nearer the hint and the righter its sharpness (the logarithmic score is proper:
         Gneiting and Raftery 2007); 0 for a hint that says nothing, and where x_0 is known."""
         likely, means, left = self._parts(x, tau)
         before = torch.log_softmax(likely, -1)
-        return -0.5 * (hint[1] * (x0 - hint[0])) ** 2 - torch.logsumexp(before + _agreement(means, left, hint), -1)
+        return hint.at(x0) - torch.logsumexp((before[..., None] + hint.agreement(means, left)).flatten(1), -1)
 
     def _parts(self, x: Tensor, tau: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of each part given the noised value: its log share but for a constant, its mean and its variance, (n, parts)."""
@@ -117,10 +138,3 @@ class Law:
         total = a**2 * variances + noise
         off = x[:, None] - a * centres
         return -0.5 * (off**2 / total + total.log()), centres + a * variances / total * off, variances * noise / total
-
-
-def _agreement(means: Tensor, variances: Tensor, hint: tuple[Tensor, Tensor]) -> Tensor:
-    """log E exp(-(sharpness (x_0 - hinted))^2 / 2) over N(mean, variance) of every part: (n, parts)."""
-    precision = hint[1][:, None] ** 2
-    weight = 1 + precision * variances
-    return -0.5 * (precision * (means - hint[0][:, None]) ** 2 / weight + weight.log())

@@ -2,8 +2,9 @@
 
 Classes (n, levels): log p(x_0) = F + log q(x_t | x_0), normalised. The network learns what the rest says about x_0; what
 the noised value itself says enters by Bayes' rule, exactly, for every chain.
-Numbers (n, 2): likewise, E[x_0] under their law over people (see `laws`) times q(x_t | x_0) times a normal factor, whose
-mean and sharpness are F. With the noised value left to the network, it trusted noise twice too much: draws were too wide.
+Numbers (n, 2): likewise, p(x_0) = their law over people (see `laws`) times q(x_t | x_0) times a normal factor, whose mean
+and sharpness are F; or a sum of several factors, (n, 3 x factors), which may tell two humps. With the noised value left
+to the network, it trusted noise twice too much: draws were too wide.
 Both learn by log p(x_0): by squared error a number's mean came out as well, but its sharpness too low.
 """
 
@@ -14,7 +15,7 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from metavoxel.diffusion import over_marginal
-from metavoxel.laws import Mixture
+from metavoxel.laws import Factor, Mixture
 from metavoxel.schema import Categorical, Scalar
 
 SPREAD = 0.5
@@ -47,8 +48,8 @@ def tempered(v: Scalar, raw: Tensor, factor: Tensor) -> Tensor:
     if isinstance(v, Categorical):
         prior = torch.tensor(v.marginal, device=raw.device).log()
         return torch.lerp(prior.expand_as(raw), raw, factor[:, None])
-    mean, sharpness = _hint(raw)
-    return torch.stack([mean, factor * sharpness], -1)
+    means, sharpness, weights = _side_by_side(raw)
+    return torch.cat([means, factor[:, None] * sharpness, weights], -1)
 
 
 def sureness(v: Scalar, raw: Tensor, x: Tensor, tau: Tensor, x0: Tensor, shown: Tensor) -> tuple[float, Tensor]:
@@ -69,7 +70,14 @@ def sureness(v: Scalar, raw: Tensor, x: Tensor, tau: Tensor, x0: Tensor, shown: 
     return math.exp(found), losses(found)
 
 
-def _hint(raw: Tensor) -> tuple[Tensor, Tensor]:
-    """A number's raw output (n, 2) -> mean and sharpness of what all else says of it."""
-    mean, sharpness = raw.unbind(-1)
-    return mean, sharpness
+def _hint(raw: Tensor) -> Factor:
+    """A number's raw output -> what all else says of it."""
+    means, sharpness, weights = _side_by_side(raw)
+    return Factor(means, sharpness, torch.log_softmax(weights, -1) if weights.shape[-1] else torch.zeros_like(means))
+
+
+def _side_by_side(raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Means, sharpness and, of several factors, their weights: (n, factors) each; of one no weight is told."""
+    count = (raw.shape[-1] + 1) // 3
+    means, sharpness, weights = raw.split([count, count, raw.shape[-1] - 2 * count], -1)
+    return means, sharpness, weights

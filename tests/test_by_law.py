@@ -101,6 +101,20 @@ def test_a_learnt_table_draws_numbers_that_hang_together(tmp_path: Path) -> None
     assert drawn.corr().loc["a", "b"] > 0.85  # 0.95 of more steps
 
 
+def test_a_number_may_have_two_humps_given_another(tmp_path: Path) -> None:
+    """b is a or -a: of people of a = 1.5, as many near 1.5 as near -1.5, and few between."""
+    rng = np.random.default_rng(0)
+    a = rng.uniform(-2, 2, 1500)
+    table = pd.DataFrame({"a": a, "b": a * rng.choice([-1, 1], 1500) + 0.1 * rng.normal(size=1500)})
+    config = mv.preset("tiny", net={"token_width": 32, "token_depth": 2},
+                       joint={"steps": 300, "batch": 128, "rate": 4e-3, "validate_every": 150})  # fmt: skip
+    model = mv.fit(mv.Schema([mv.Continuous(name) for name in table]), {}, table, tmp_path, config, quiet=True)
+    drawn = np.abs(model.sample({"a": 1.5}, ["b"], n=2000)["b"])
+    assert (drawn < 0.5).mean() < 0.05  # of all people a quarter
+    assert np.median(drawn) == pytest.approx(1.5, abs=0.25)
+    assert model.posterior({"a": 1.5}).std("b") == pytest.approx(1.5, abs=0.25)
+
+
 def test_a_belief_speaks_in_the_numbers_own_unit() -> None:
     """On a scale that is not linear as well: mean and spread are of the values, not of the scores."""
     values = np.exp(np.random.default_rng(1).normal(3, 0.4, 4000))

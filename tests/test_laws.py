@@ -13,7 +13,7 @@ import metavoxel as mv
 from metavoxel.clocks import alpha, sigma
 from metavoxel.config import NetSettings
 from metavoxel.denoiser import make_denoiser
-from metavoxel.laws import Law, Mixture
+from metavoxel.laws import Factor, Law, Mixture
 from metavoxel.methods import draw_facts
 from metavoxel.noise import Noise
 from metavoxel.times import MixtureTimes
@@ -21,6 +21,10 @@ from metavoxel.times import MixtureTimes
 
 def flat(n: int = 2000) -> np.ndarray:
     return np.random.default_rng(0).uniform(-np.sqrt(3), np.sqrt(3), n)
+
+
+def factor(mean: float, sharpness: float) -> Factor:
+    return Factor(torch.tensor([[mean]]), torch.tensor([[sharpness]]), torch.zeros(1, 1))
 
 
 def test_one_normal_part_is_the_textbook_answer() -> None:
@@ -58,11 +62,11 @@ def test_a_hint_enters_by_bayes_rule(tau: float) -> None:
 
     near = [x / max(a, 0.1) + k * noise for k in (-3, 0, 3)] if tau else [x - 3e-3, x, x + 3e-3]
     moments = [quad(lambda z, k=k: z**k * density(z), -6, 6, points=near, limit=500)[0] for k in range(3)]
-    hint = torch.tensor([hinted]), torch.tensor([sharpness])
+    hint = factor(hinted, sharpness)
     told = law.given(torch.tensor([x]), at, hint)
     assert float(told.mean()) == pytest.approx(moments[1] / moments[0], abs=2e-3)
     assert float(told.variance()) == pytest.approx(moments[2] / moments[0] - (moments[1] / moments[0]) ** 2, abs=2e-3)
-    silent, alone = law.given(torch.tensor([x]), at, (hint[0], torch.zeros(1))), law.given(torch.tensor([x]), at)
+    silent, alone = law.given(torch.tensor([x]), at, factor(hinted, 0.0)), law.given(torch.tensor([x]), at)
     assert torch.allclose(silent.mean(), alone.mean()) and torch.allclose(silent.variance(), alone.variance())
 
 
@@ -95,7 +99,7 @@ def test_quantiles_of_a_skewed_law(sharpness: float) -> None:
     """Of which the widest parts are a thousand times as wide as the narrowest."""
     scores = np.exp(2 * np.random.default_rng(0).normal(size=3000))
     law = Law.of((scores - scores.mean()) / scores.std())
-    hint = torch.tensor([0.2]), torch.tensor([sharpness])
+    hint = factor(0.2, sharpness)
     told = law.given(torch.zeros(1), torch.tensor([torch.inf]), hint)
     levels = torch.tensor([0.0001, 0.05, 0.25, 0.5, 0.75, 0.95])
     shares, means, sds = (part[0].double().numpy() for part in (told.shares, told.means, told.variances.sqrt()))
@@ -151,14 +155,35 @@ def test_an_untrained_network_draws_the_cohort() -> None:
 def test_the_gain_of_a_hint_is_that_of_integration(tau: float) -> None:
     law = Law.of(np.concatenate([flat(300), flat(300) / 5 + 2]))
     x0, x, at = (torch.tensor([value]) for value in (0.4, -0.3, tau))
-    hint = (torch.tensor([0.9]), torch.tensor([2.5]))
+    hint = factor(0.9, 2.5)
     grid = np.linspace(-8, 8, 40_001)
     a, s = math.exp(-tau / 2), math.sqrt(1 - math.exp(-tau))
     prior = sum(norm.pdf(grid, c, w) for c, w in zip(law.centres, law.widths)) * norm.pdf(-0.3, a * grid, s)
     told = prior * np.exp(-0.5 * (2.5 * (grid - 0.9)) ** 2)
     expected = -0.5 * (2.5 * (0.4 - 0.9)) ** 2 - math.log(told.sum() / prior.sum())
     assert float(law.gain(x0, x, at, hint)) == pytest.approx(expected, abs=1e-4)
-    assert abs(float(law.gain(x0, x, at, (hint[0], torch.zeros(1))))) < 1e-6
+    assert abs(float(law.gain(x0, x, at, factor(0.9, 0.0)))) < 1e-6
+
+
+@pytest.mark.parametrize("tau", [0.3, torch.inf])
+def test_several_factors_are_a_sum(tau: float) -> None:
+    """Mean, spread and gain beside integration: two humps on a law with edges."""
+    law, at, x, x0 = Law.of(flat(300)), torch.tensor([tau]), torch.tensor([0.4]), torch.tensor([-0.9])
+    hint = Factor(torch.tensor([[-1.0, 0.8]]), torch.tensor([[6.0, 4.0]]), torch.tensor([[0.7, 0.3]]).log())
+    grid = np.linspace(-4, 4, 80_001)
+    a, s = math.exp(-tau / 2), math.sqrt(1 - math.exp(-tau))
+    prior = sum(norm.pdf(grid, c, w) for c, w in zip(law.centres, law.widths)) * norm.pdf(0.4, a * grid, s)
+
+    def said(z: np.ndarray | float) -> np.ndarray | float:
+        return 0.7 * np.exp(-18 * (z + 1) ** 2) + 0.3 * np.exp(-8 * (z - 0.8) ** 2)
+
+    p = prior * said(grid)
+    mean = (p * grid).sum() / p.sum()
+    told = law.given(x, at, hint)
+    assert float(told.shares.sum()) == pytest.approx(1, abs=1e-5)
+    assert float(told.mean()) == pytest.approx(mean, abs=1e-3)
+    assert float(told.variance()) == pytest.approx((p * (grid - mean) ** 2).sum() / p.sum(), abs=1e-3)
+    assert float(law.gain(x0, x, at, hint)) == pytest.approx(math.log(said(-0.9) * prior.sum() / p.sum()), abs=1e-3)
 
 
 def test_what_is_known_gains_nothing_and_the_right_sharpness_gains_most() -> None:
@@ -166,7 +191,11 @@ def test_what_is_known_gains_nothing_and_the_right_sharpness_gains_most() -> Non
     x0 = torch.randn(n, generator=torch.Generator().manual_seed(0))
     seen = x0 + 0.5 * torch.randn(n, generator=torch.Generator().manual_seed(1))  # sharpness 2
     nothing, absent = torch.zeros(n), torch.full((n,), torch.inf)
-    gains = {s: float(law.gain(x0, nothing, absent, (seen, torch.full((n,), s))).mean()) for s in (1.4, 1.8, 2.0, 2.2, 2.8)}
+
+    def hint(sharpness: float) -> Factor:
+        return Factor(seen[:, None], torch.full((n, 1), sharpness), torch.zeros(n, 1))
+
+    gains = {s: float(law.gain(x0, nothing, absent, hint(s)).mean()) for s in (1.4, 1.8, 2.0, 2.2, 2.8)}
     assert max(gains, key=gains.get) == 2.0  # type: ignore[arg-type]
     assert gains[2.0] == pytest.approx(0.5 * math.log(5), abs=0.02)  # what is told of N(0, 1): log(1 + 2^2) / 2
-    assert law.gain(x0, x0, nothing, (seen, torch.full((n,), 2.0))).abs().max() < 1e-5
+    assert law.gain(x0, x0, nothing, hint(2.0)).abs().max() < 1e-5

@@ -10,6 +10,7 @@ import torch
 
 import metavoxel as mv
 from metavoxel.codecs import Standard
+from metavoxel.laws import Factor
 from metavoxel.scalars import clean, loss, sureness, tempered
 
 N = 4000
@@ -63,8 +64,17 @@ def test_what_is_believed_not_at_all_is_the_marginal_and_wholly_as_it_is() -> No
 
 def test_a_number_is_judged_by_its_gain_over_the_marginal() -> None:
     raw, x, tau, x0 = numbers(1.0)
-    assert torch.equal(loss(NUMBER, raw, x, tau, x0), 1 - NUMBER.law.gain(x0, x, tau, (raw[:, 0], raw[:, 1])))
+    hint = Factor(raw[:, :1], raw[:, 1:], torch.zeros(N, 1))
+    assert torch.equal(loss(NUMBER, raw, x, tau, x0), 1 - NUMBER.law.gain(x0, x, tau, hint))
     assert float(loss(NUMBER, raw, x, tau, x0).mean()) == pytest.approx(1 - 0.5 * math.log(5), abs=0.05)
+
+
+def test_believed_less_several_factors_say_less() -> None:
+    """Sharpness falls, means and weights stay; not at all believed, the law over people is left."""
+    raw = torch.tensor([[-1.0, 1.0, 3.0, 2.0, 0.5, -0.5]])
+    assert torch.equal(tempered(NUMBER, raw, torch.tensor([0.5])), torch.tensor([[-1.0, 1.0, 1.5, 1.0, 0.5, -0.5]]))
+    nothing = clean(NUMBER, tempered(NUMBER, raw, torch.zeros(1)), torch.zeros(1), torch.tensor([torch.inf]))
+    assert float(nothing) == pytest.approx(0, abs=1e-6)
 
 
 def test_a_model_that_knows_its_training_people_by_heart_is_not_believed(tmp_path: Path) -> None:

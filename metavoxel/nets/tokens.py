@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from metavoxel.nets.blocks import Attention, LevelEmbedding, level_features, waves, zero
 
 VALUE_WAVES = 8
+APART = 1.5
+"""How far out the outermost of several factors begin, in sd over people."""
 
 KeysValues = tuple[Tensor, Tensor]
 
@@ -97,6 +99,7 @@ class Tokens(nn.Module):
         registers: int,
         memory: int | None,
         embedding: int | None,
+        factors: int,
     ) -> None:
         super().__init__()
         self.specs = tuple(specs)
@@ -110,10 +113,16 @@ class Tokens(nn.Module):
         self.summary = nn.Linear(memory, width) if memory else None
         self.blocks = nn.ModuleList(TokenBlock(width, memory, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
+        number = 3 * factors if factors > 1 else 2  # means, sharpness and, of several, weights
         # not started at zero: with a bare zero head, numbers that show faintly in a scan were not learned for hours
         self.heads = nn.ModuleList(
-            nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, spec.levels or 2)) for spec in self.specs
+            nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, spec.levels or number))
+            for spec in self.specs
         )
+        for spec, head in zip(self.specs, self.heads):
+            if factors > 1 and not spec.levels:  # apart: where all say the same, none learns to say otherwise
+                bias = head[-1].bias.data  # type: ignore[index]
+                bias[:factors], bias[factors : 2 * factors] = torch.linspace(-APART, APART, factors), 1.0
 
     def remember(self, features: Tensor | None, embedding: Tensor | None, summary: Tensor | None) -> Memory:
         """What all questions about these scans share. features: (rows, length, memory width); all None without images."""
