@@ -16,7 +16,7 @@ from common import clock, record
 from pandas.api.types import is_numeric_dtype
 from scipy.spatial.distance import cdist
 from scipy.stats import norm, rankdata
-from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine, make_moons
+from sklearn.datasets import load_diabetes, load_wine, make_moons
 
 import metavoxel as mv
 
@@ -63,7 +63,7 @@ def toy(load: Callable[..., object]) -> Callable[[np.random.Generator], pd.DataF
 
 TABLES = {
     "two_moons": two_moons, "ring": ring, "four_numbers": four_numbers,
-    "wine": toy(load_wine), "diabetes": toy(load_diabetes), "breast_cancer": toy(load_breast_cancer),
+    "wine": toy(load_wine), "diabetes": toy(load_diabetes),
 }  # fmt: skip
 
 
