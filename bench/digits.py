@@ -14,7 +14,8 @@ from sklearn.model_selection import train_test_split
 from sklearn.svm import SVC
 
 import metavoxel as mv
-from metavoxel.diffusion import Given, expect
+from metavoxel.diffusion import expect
+from metavoxel.question import Given
 
 CONFIG = mv.preset(
     "tiny",

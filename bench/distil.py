@@ -20,9 +20,10 @@ import metavoxel as mv
 from metavoxel.augment import augment
 from metavoxel.config import Optimiser
 from metavoxel.denoiser import FrozenScan, JointDenoiser
-from metavoxel.diffusion import Given, joint_loss, laid_out
+from metavoxel.diffusion import joint_loss
 from metavoxel.loading import ImageStack, load_images
 from metavoxel.noise import Noise
+from metavoxel.question import Given, laid_out
 from metavoxel.scalars import clean
 from metavoxel.schema import Categorical, Observed, Scalar, Schema, State
 from metavoxel.times import MixtureTimes

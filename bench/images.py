@@ -26,12 +26,13 @@ from metavoxel.data.conform import conform
 from metavoxel.data.phantom_render import render
 from metavoxel.data.volume import Volume
 from metavoxel.demo import calibrated_ruler
-from metavoxel.diffusion import Given, sample
+from metavoxel.diffusion import sample
 from metavoxel.evaluate.anatomy import Ruler
 from metavoxel.evaluate.two_sample import median_distance, mmd
 from metavoxel.latents import affine_of
 from metavoxel.loading import grid_of
 from metavoxel.methods import IMAGE_STEPS
+from metavoxel.question import Given
 from metavoxel.solvers import DPM2M
 from metavoxel.times import images_plan
 

@@ -24,10 +24,11 @@ import metavoxel as mv
 from metavoxel.data.cohort import Cohort
 from metavoxel.data.phantom import write_cohort
 from metavoxel.data.volume import Volume, read_volume, write_volume
-from metavoxel.diffusion import Given, encode_once
+from metavoxel.diffusion import encode_once
 from metavoxel.evaluate.sizes import sizes
 from metavoxel.inpaint import inpaint
 from metavoxel.methods import draw_facts
+from metavoxel.question import Given
 
 SEED = 77_005
 MANY = (1, 8, 64)

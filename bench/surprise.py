@@ -60,7 +60,7 @@ def scores(model: mv.MetaVoxel, folder: Path, change: Callable[[Volume], Volume]
     kept = {path: read_volume(path) for path in folder.glob("sub-*/anat/*.nii.gz")}
     for path, scan in kept.items():
         write_volume(change(scan), path)
-    table = model.predict(folder, draws=0)
+    table = model.predict(folder)
     for path, scan in kept.items():
         write_volume(scan, path)
     return table

@@ -15,7 +15,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 
 import metavoxel as mv
-from metavoxel.diffusion import Given, expect
+from metavoxel.diffusion import expect
+from metavoxel.question import Given
 
 CONFIG = mv.preset(
     "tiny",

@@ -14,7 +14,7 @@ from torch import Tensor
 from metavoxel.beliefs import Belief
 from metavoxel.data.cohort import Cohort
 from metavoxel.denoiser import LearnedDenoiser
-from metavoxel.diffusion import Given, encode_once, tell
+from metavoxel.diffusion import encode_once, tell
 from metavoxel.draws import QUANTILES, quantiles
 from metavoxel.errors import MetavoxelError
 from metavoxel.latents import ImageCodec
@@ -22,6 +22,7 @@ from metavoxel.laws import Mixture
 from metavoxel.loading import load_scan
 from metavoxel.methods import draw_facts
 from metavoxel.posterior import encode_facts
+from metavoxel.question import Given
 from metavoxel.schema import Categorical, Continuous, Image, Schema
 from metavoxel.surprise import LIMIT, Usual, features
 

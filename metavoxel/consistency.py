@@ -9,9 +9,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from metavoxel.diffusion import Denoiser, Given, encode_once, expect, laid_out
+from metavoxel.diffusion import encode_once, expect
 from metavoxel.methods import draw_facts
 from metavoxel.processes import Discrete
+from metavoxel.question import Denoiser, Given, laid_out
 from metavoxel.schema import Schema, State
 
 QUANTILE = 0.95

@@ -21,12 +21,12 @@ from metavoxel.asked import whole
 from metavoxel.clocks import alpha, sigma
 from metavoxel.data.conform import Geometry, conform, restore_change
 from metavoxel.data.volume import Volume, read_volume, write_series, write_volume
-from metavoxel.diffusion import Given
 from metavoxel.errors import MetavoxelError
 from metavoxel.files import atomic_write, make_folder, remove_others
 from metavoxel.loading import Progress, grid_of
 from metavoxel.model import MetaVoxel
 from metavoxel.posterior import Posterior, encode_facts
+from metavoxel.question import Given
 from metavoxel.schema import Categorical, Image, full_level
 
 STEPS = 25

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from metavoxel.clocks import once
-from metavoxel.diffusion import Coverage, ScalarLaws, weighed
+from metavoxel.diffusion import weighed
 from metavoxel.facts import fact_width, side_by_side, told
 from metavoxel.image_law import FEATURES, ImageLaw
 from metavoxel.nets.joint import JointNet, NetSettings, Scan
@@ -22,6 +22,7 @@ from metavoxel.nets.paper import PaperSettings
 from metavoxel.nets.tokens import TokenSpec
 from metavoxel.paper import PaperDenoiser
 from metavoxel.processes import Discrete
+from metavoxel.question import Coverage, ScalarLaws
 from metavoxel.recalibration import Recalibration
 from metavoxel.scalars import clean, law, loss, tempered
 from metavoxel.schema import Scalar, Schema, State, Times, Variable

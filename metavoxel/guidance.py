@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from metavoxel.asked import between
-from metavoxel.diffusion import Coverage, Denoiser
 from metavoxel.errors import MetavoxelError
+from metavoxel.question import Coverage, Denoiser
 from metavoxel.schema import State, Times
 
 

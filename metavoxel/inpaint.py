@@ -19,12 +19,12 @@ from torch import Tensor
 
 from metavoxel.data.conform import Conformed, conform, grid_mask, restore
 from metavoxel.data.volume import Volume, read_volume, write_volume
-from metavoxel.diffusion import Given
 from metavoxel.draws import Draws
 from metavoxel.errors import MetavoxelError
 from metavoxel.files import make_folder, remove_others
 from metavoxel.loading import Progress, grid_of
 from metavoxel.model import MetaVoxel
+from metavoxel.question import Given
 from metavoxel.schema import Image
 
 HEAD = 0.2

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from metavoxel.clocks import alpha, sigma
-from metavoxel.diffusion import Denoiser, Given, TellsLaws, encode_once, expect, laid_out, tell
+from metavoxel.diffusion import encode_once, expect, tell
 from metavoxel.errors import MetavoxelError
 from metavoxel.laws import Mixture
 from metavoxel.noise import Noise
 from metavoxel.processes import Discrete
+from metavoxel.question import Denoiser, Given, TellsLaws, laid_out
 from metavoxel.schema import Image, Schema, Variable
 
 LOG_SNR = (-8.0, 8.0)

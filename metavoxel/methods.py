@@ -12,9 +12,10 @@ from functools import partial
 from typing import Literal, get_args
 
 from metavoxel.asked import whole
-from metavoxel.diffusion import Coverage, Denoiser, Given, TellsLaws, sample, tied
+from metavoxel.diffusion import sample
 from metavoxel.errors import MetavoxelError
 from metavoxel.processes import Discrete
+from metavoxel.question import Coverage, Denoiser, Given, TellsLaws, tied
 from metavoxel.schema import Image, Schema, State
 from metavoxel.solvers import ANCESTRAL, BY_LAW, DDIM, DPM2M, Solver
 from metavoxel.times import Plan, even_plan, facts_plan, images_plan, repaint_plan

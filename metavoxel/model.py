@@ -20,7 +20,6 @@ from metavoxel.data.conform import Geometry
 from metavoxel.data.volume import is_scan_name
 from metavoxel.denoiser import LearnedDenoiser, make_denoiser
 from metavoxel.device import place_of
-from metavoxel.diffusion import Given
 from metavoxel.draws import Draws
 from metavoxel.errors import MetavoxelError
 from metavoxel.files import make_folder
@@ -29,6 +28,7 @@ from metavoxel.loading import Progress, load_scan
 from metavoxel.methods import Method
 from metavoxel.nets.autoencoder import Autoencoder
 from metavoxel.posterior import Posterior, encode_facts
+from metavoxel.question import Given
 from metavoxel.schema import Image, Schema
 from metavoxel.surprise import Usual, features
 from metavoxel.version import __version__

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from metavoxel.clocks import alpha, sigma
-from metavoxel.diffusion import Coverage, noise_error, weighed
+from metavoxel.diffusion import noise_error, weighed
 from metavoxel.errors import MetavoxelError
 from metavoxel.nets.paper import PaperNet, PaperSettings
 from metavoxel.processes import Discrete
+from metavoxel.question import Coverage
 from metavoxel.schema import Continuous, Scalar, Schema, State, Times
 
 LEAST_ALPHA = 0.01

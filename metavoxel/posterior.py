@@ -13,7 +13,7 @@ from metavoxel.asked import between, names_of, whole
 from metavoxel.beliefs import Belief
 from metavoxel.data.conform import Geometry
 from metavoxel.denoiser import LearnedDenoiser
-from metavoxel.diffusion import Denoiser, Given, TellsLaws, encode_once, expect, tell
+from metavoxel.diffusion import encode_once, expect, tell
 from metavoxel.draws import Draws, merge
 from metavoxel.errors import MetavoxelError
 from metavoxel.guidance import guide
@@ -21,6 +21,7 @@ from metavoxel.latents import ImageCodec, affine_of
 from metavoxel.laws import Mixture
 from metavoxel.loading import Progress
 from metavoxel.methods import Method, draw, walk
+from metavoxel.question import Denoiser, Given, TellsLaws
 from metavoxel.schema import Categorical, Continuous, Image, Schema, State
 
 IMAGE_BATCH = 16
@@ -109,12 +110,12 @@ class Posterior:
         if not want:
             raise MetavoxelError("everything is given; leave out what you want to know")
         n, seed = whole("n", n, 1), whole("seed", seed, 0)
-        guided = guidance != 1 and bool(self.known)
-        laws = not guided and isinstance(self.denoiser, TellsLaws)
-        asked = walk(self.schema, self.denoiser.coverage, self.known, want, method, steps, jump, repeats, laws=laws)
+        denoiser = guide(self.denoiser, list(self.known), guidance)
+        asked = walk(self.schema, self.denoiser.coverage, self.known, want, method, steps, jump, repeats,
+                     laws=isinstance(denoiser, TellsLaws))  # fmt: skip
         images_move = any(asked.moves(image.name) for image in self.schema.images)
-        plain = images_move or guidance != 1  # guidance hides the scan in turn, so it needs it unencoded
-        denoiser = guide(self.denoiser if plain else self._reader, list(self.known), guidance)
+        if denoiser is self.denoiser and not images_move:  # guidance hides the scan in turn, so it needs it unencoded
+            denoiser = self._reader
         batch = IMAGE_BATCH if images_move else SCALAR_BATCH
         parts = []
         for first in range(0, n, batch):

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from metavoxel.asked import whole
 from metavoxel.clocks import sigma
-from metavoxel.diffusion import Given, count_rows, device_of
 from metavoxel.errors import MetavoxelError
 from metavoxel.noise import Noise
 from metavoxel.processes import TINY, Discrete
+from metavoxel.question import Given, count_rows, device_of
 from metavoxel.schema import Schema, State, Times, Variable, full_level
 from metavoxel.times import Plan
 

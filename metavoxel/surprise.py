@@ -15,8 +15,8 @@ from torch import Tensor
 
 from metavoxel.clocks import alpha, sigma
 from metavoxel.denoiser import JointDenoiser, LearnedDenoiser
-from metavoxel.diffusion import laid_out
 from metavoxel.noise import Noise
+from metavoxel.question import laid_out
 from metavoxel.schema import Image, full_level
 
 LEVELS = (0.15, 0.35, 0.65)

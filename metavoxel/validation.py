@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from metavoxel.denoiser import JointDenoiser, LearnedDenoiser, shown
-from metavoxel.diffusion import Given, joint_loss, laid_out, noised, taus_of
+from metavoxel.diffusion import joint_loss, noised, taus_of
 from metavoxel.facts import facts_of
 from metavoxel.noise import Noise
+from metavoxel.question import Given, laid_out
 from metavoxel.recalibration import even_tau
 from metavoxel.scalars import sureness
 from metavoxel.schema import Observed, Scalar, State, Variable, full_level

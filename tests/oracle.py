@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from metavoxel.codecs import Standard
-from metavoxel.diffusion import Given, ScalarLaws
 from metavoxel.laws import Mixture
+from metavoxel.question import Given, ScalarLaws
 from metavoxel.schema import Categorical, Continuous, Image, Latent, Ordinal, Schema, State, Times
 from metavoxel.times import MixtureTimes
 

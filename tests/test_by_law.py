@@ -11,10 +11,11 @@ from scipy.stats import kstest
 import metavoxel as mv
 from metavoxel.beliefs import Belief
 from metavoxel.codecs import Log, Standard
-from metavoxel.diffusion import Denoiser, Given, ScalarLaws, sample
+from metavoxel.diffusion import sample
 from metavoxel.laws import Mixture
 from metavoxel.likelihood import log_likelihood
 from metavoxel.methods import draw_facts
+from metavoxel.question import Denoiser, Given, ScalarLaws
 from metavoxel.schema import Continuous, Schema, State, Times
 from metavoxel.solvers import BY_LAW
 from metavoxel.times import MixtureTimes, even_plan

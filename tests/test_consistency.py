@@ -10,8 +10,8 @@ from oracle import Oracle
 
 import metavoxel as mv
 from metavoxel.consistency import contradictions
-from metavoxel.diffusion import Given
 from metavoxel.errors import MetavoxelError
+from metavoxel.question import Given
 from metavoxel.schema import State, Times
 
 ROWS, DRAWS = oracle.draw(6, seed=11), 400

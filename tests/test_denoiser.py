@@ -17,9 +17,10 @@ import metavoxel as mv
 from metavoxel.build import FACTS_ROWS, _Data, _without_images
 from metavoxel.codecs import Standard
 from metavoxel.denoiser import JointDenoiser
-from metavoxel.diffusion import Given, expect, joint_loss, sample
+from metavoxel.diffusion import expect, joint_loss, sample
 from metavoxel.nets.joint import NetSettings
 from metavoxel.noise import Noise
+from metavoxel.question import Given
 from metavoxel.schema import (
     Categorical,
     Continuous,

@@ -10,9 +10,10 @@ import torch
 from oracle import CLASSES, GRID, MEANS, SIGMA, STAGES, WEIGHTS, Oracle
 from torch import Tensor
 
-from metavoxel.diffusion import Given, expect, joint_loss, sample, tied, weighed
+from metavoxel.diffusion import expect, joint_loss, sample, weighed
 from metavoxel.errors import MetavoxelError
 from metavoxel.noise import Noise
+from metavoxel.question import Given, tied
 from metavoxel.schema import State, Times, full_level
 from metavoxel.solvers import ANCESTRAL, DDIM, DPM2M, Solver
 from metavoxel.times import MixtureTimes, SharedTimes, even_plan, repaint_plan

@@ -5,9 +5,10 @@ import pytest
 import torch
 from oracle import WEIGHTS, Oracle
 
-from metavoxel.diffusion import Given, expect, sample
+from metavoxel.diffusion import expect, sample
 from metavoxel.errors import MetavoxelError
 from metavoxel.guidance import guide
+from metavoxel.question import Given
 from metavoxel.solvers import DDIM
 from metavoxel.times import SharedTimes, even_plan
 

@@ -6,9 +6,9 @@ import torch
 from oracle import MEANS, SIGMA, WEIGHTS, Oracle
 from torch import Tensor
 
-from metavoxel.diffusion import Given
 from metavoxel.errors import MetavoxelError
 from metavoxel.likelihood import log_likelihood
+from metavoxel.question import Given
 from metavoxel.times import SharedTimes
 
 ROWS = oracle.draw(8, seed=13)

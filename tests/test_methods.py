@@ -11,10 +11,11 @@ from oracle import CLASSES, GRID, Oracle
 from scipy.stats import chisquare, ks_2samp
 
 import metavoxel as mv
-from metavoxel.diffusion import Given, sample, tied
+from metavoxel.diffusion import sample
 from metavoxel.latents import ImageCodec
 from metavoxel.methods import MEAN_STEPS, PAPER_STEPS, Stage, draw, walk
 from metavoxel.posterior import Posterior
+from metavoxel.question import Given, tied
 from metavoxel.solvers import ANCESTRAL, BY_LAW, DDIM, DPM2M
 from metavoxel.times import MixtureTimes, SharedTimes, even_plan, facts_plan, images_plan, repaint_plan
 

@@ -18,12 +18,13 @@ from metavoxel.codecs import Standard
 from metavoxel.config import PRESETS, from_dict, read_config, to_dict
 from metavoxel.data.columns import ColumnGuess
 from metavoxel.denoiser import LearnedDenoiser, make_denoiser
-from metavoxel.diffusion import Given, joint_loss, noise_error, sample, tied, weighed
+from metavoxel.diffusion import joint_loss, noise_error, sample, weighed
 from metavoxel.nets.joint import NetSettings
 from metavoxel.nets.paper import PaperNet, PaperSettings
 from metavoxel.noise import Noise
 from metavoxel.paper import PaperDenoiser, clean_value
 from metavoxel.processes import Discrete
+from metavoxel.question import Given, tied
 from metavoxel.schema import Image, Latent, Schema, State, Times, full_level
 from metavoxel.solvers import DDIM
 from metavoxel.times import MixtureTimes, SharedTimes, even_plan

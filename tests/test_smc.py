@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from metavoxel.denoiser import JointDenoiser
-from metavoxel.diffusion import Given, sample, tied
+from metavoxel.diffusion import sample
 from metavoxel.errors import MetavoxelError
 from metavoxel.noise import Noise
+from metavoxel.question import Given, tied
 from metavoxel.schema import State
 from metavoxel.smc import _resample, smc
 from metavoxel.solvers import DDIM

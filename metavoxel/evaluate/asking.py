@@ -14,13 +14,14 @@ from torch import Tensor
 from metavoxel.answers import Batch, batches, surprise_of
 from metavoxel.beliefs import Belief
 from metavoxel.data.cohort import Cohort
-from metavoxel.diffusion import Denoiser, Given, encode_once, tell
+from metavoxel.diffusion import encode_once, tell
 from metavoxel.errors import MetavoxelError
 from metavoxel.files import atomic_write, make_folder
 from metavoxel.laws import Mixture
 from metavoxel.loading import Progress
 from metavoxel.methods import draw_facts
 from metavoxel.model import MetaVoxel
+from metavoxel.question import Denoiser, Given
 from metavoxel.schema import Categorical, Scalar
 
 DRAWS = 99

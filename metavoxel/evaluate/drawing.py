@@ -7,11 +7,12 @@ import numpy as np
 import torch
 
 from metavoxel.data.cohort import Cohort
-from metavoxel.diffusion import Given, sample
+from metavoxel.diffusion import sample
 from metavoxel.files import atomic_write, make_folder
 from metavoxel.loading import Progress
 from metavoxel.methods import IMAGE_STEPS
 from metavoxel.model import MetaVoxel
+from metavoxel.question import Given
 from metavoxel.solvers import DPM2M
 from metavoxel.times import images_plan
 
