@@ -11,14 +11,20 @@ UNFIT = '/\\:*?"<>|=,{}\0\n\r\t'
 """What no file is called on some system or other, or what the command line takes apart."""
 
 
-def check_names(names: Sequence[str]) -> None:
-    """Raises MetavoxelError, with the fix, where a name is empty, repeated, taken or no name for a file."""
+SUFFIXES = ("mean", "sd", "q05", "q50", "q95", "surprise")
+"""Of a variable's columns in the table of answers, in which a class has a column by its bare name as well."""
+
+
+def check_names(names: Sequence[str], classes: Sequence[str] = ()) -> None:
+    """Raises MetavoxelError, with the fix, where a name is empty, repeated, taken or no name for a file. classes: those
+    of the names that are told as a class."""
     if not names or len(set(names)) < len(names):
         repeated = sorted({name for name in names if names.count(name) > 1})
         raise MetavoxelError(f"a schema needs variables with names of their own; repeated: {repeated}")
     for name in names:
         odd = next((sign for sign in name if sign in UNFIT), None)
-        if name in TAKEN:
+        stem, _, suffix = name.rpartition("_")
+        if name in TAKEN or (name in classes and stem in names and suffix in SUFFIXES):
             wrong = "is a column that answers have besides"
         elif odd is not None:
             wrong = f"holds {odd!r}, which no file's name may"

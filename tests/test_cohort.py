@@ -74,6 +74,7 @@ def test_csv_of_spreadsheets(tmp_path):
         ("subject age\n01 3", ["no column participant_id", "subject, age", "rename"]),
         ("participant_id age\n01 3\n02 4\nsub-01 5", ["sub-01 occurs twice", "row 1 and row 3", "session_id"]),
         ("participant_id session_id\n01 a\n01 a", ["01 a occurs twice", "row 1 and row 2"]),
+        ("participant_id session_id\n01 a\nsub-01 ses-a", ["sub-01 a occurs twice", "row 1 and row 2"]),
         ("participant_id age\n01 3\nn/a 4", ["row 2 has no participant_id"]),
         ("participant_id age age\n01 3 4", ["'age' occurs twice"]),
         ("participant_id age\n01 3 4", ["line 2 has 3 cells", "the header has 2"]),

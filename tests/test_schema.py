@@ -236,6 +236,14 @@ def test_a_name_that_no_answer_can_stand_under_is_refused(name):
         Schema([Continuous(name), Continuous("age" if name != "age" else "b")])
 
 
+def test_a_class_is_not_told_in_a_numbers_column():
+    """A class has its bare name; a number has only columns with a suffix, so thickness and thickness_sd go together."""
+    both = [Continuous("thickness"), Continuous("thickness_sd")]
+    assert Schema(both).names == ("thickness", "thickness_sd")
+    with pytest.raises(MetavoxelError, match="'age_mean' is a column that answers have besides"):
+        Schema([Continuous("age"), Categorical("age_mean", ("low", "high"))])
+
+
 def test_such_a_column_can_be_renamed(refused, run, tmp_path):
     table = tmp_path / "t.csv"
     table.write_text("participant_id,warning,gm/wm\n" + "".join(f"{i},{i % 7},{i % 5}\n" for i in range(40)))

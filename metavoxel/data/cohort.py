@@ -24,6 +24,7 @@ from metavoxel.data.table import (
     IDENTIFIERS,
     TABLE_SUFFIXES,
     bare_id,
+    bare_sessions,
     check_codes,
     check_plausible,
     levels,
@@ -84,8 +85,7 @@ class Cohort:
         Raises MetavoxelError on a name that is not there, so that a slip of the pen leaves nobody in.
         """
         person = self.table["participant_id"].map(bare_id)
-        session = self.table["session_id"].fillna("") if "session_id" in self.table else pd.Series("", person.index)
-        session = session.astype(str).str.removeprefix("ses-")
+        session = bare_sessions(self.table)
         out = np.zeros(len(self), dtype=bool)
         for name in names:
             who, _, when = name.partition(" ")
@@ -319,8 +319,7 @@ def _with_sessions(root: Path, table: pd.DataFrame, found: Found, notes: list[st
     sessions = read_sessions(root)
     if sessions is None or "session_id" in table:
         return table
-    listed = {(bare_id(who), str(when).removeprefix("ses-"))
-              for who, when in zip(sessions["participant_id"], sessions["session_id"])}  # fmt: skip
+    listed = set(zip(sessions["participant_id"].map(bare_id), bare_sessions(sessions)))
     known = {bare_id(who) for who in table["participant_id"]}
     bare = [(who, when) for who, when in sorted(found) if when and who in known and (who, when) not in listed]
     if bare:
@@ -348,7 +347,7 @@ def _join(table: pd.DataFrame, found: Found, table_path: Path, notes: list[str])
         raise MetavoxelError(f"{table_path}: no person has both a row and a scan ({ids}); make the ids agree")
     if "session_id" in table:
         rows = list(range(len(table)))
-        sessions = ["" if pd.isna(s) else str(s).removeprefix("ses-") for s in table["session_id"]]
+        sessions = bare_sessions(table).to_list()
     else:
         pairs = [(row, s) for row, person in enumerate(people) for s in scanned.get(person, [""])]
         rows, sessions = [row for row, _ in pairs], [s for _, s in pairs]

@@ -30,6 +30,12 @@ def bare_id(participant_id: str) -> str:
     return participant_id.removeprefix("sub-")
 
 
+def bare_sessions(table: pd.DataFrame) -> pd.Series:
+    """Of each row the session's id without BIDS' prefix: `ses-1` and `1` are the same; "" where there is none."""
+    session = table["session_id"] if "session_id" in table else pd.Series(np.nan, index=table.index)
+    return session.astype(object).fillna("").astype(str).str.strip().str.removeprefix("ses-")
+
+
 def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
     """Read a .tsv, .csv or .xlsx: ids are text, columns of numbers are float64, other cells text; missing cells NaN.
 
@@ -222,8 +228,7 @@ def _check_ids(path: Path, table: pd.DataFrame) -> None:
     blank = np.flatnonzero(table["participant_id"].isna())
     if blank.size:
         raise MetavoxelError(f"{path}: {row_name(table, blank[0])} has no participant_id; fill it in or remove the row")
-    session = table["session_id"].fillna("") if "session_id" in table else pd.Series("", index=table.index)
-    keys = list(zip(table["participant_id"].map(bare_id), session))
+    keys = list(zip(table["participant_id"].map(bare_id), bare_sessions(table)))
     seen: dict[tuple[str, str], int] = {}
     for at, key in enumerate(keys):
         if key in seen:

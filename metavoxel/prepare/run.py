@@ -14,7 +14,7 @@ import pandas as pd
 
 from metavoxel.data.cohort import Cohort
 from metavoxel.data.scans import match_pattern
-from metavoxel.data.table import bare_id, read_sidecar
+from metavoxel.data.table import bare_id, bare_sessions, read_sidecar
 from metavoxel.data.volume import is_scan_name, scan_stem
 from metavoxel.errors import MetavoxelError
 from metavoxel.files import atomic_write, make_folder, only_one
@@ -99,14 +99,13 @@ def plan(cohort: Cohort, out: Path, masks: str | None = None) -> list[Task]:
     by_pattern = match_pattern(cohort.root, masks) if masks else None
     derived = {} if masks else _derivatives(cohort.root)
     names = safe_ids(cohort)
-    sessions = cohort.table["session_id"] if "session_id" in cohort.table else pd.Series("", index=cohort.table.index)
     tasks: list[Task] = []
     seen: dict[Path, Path] = {}
     for image, paths in cohort.scans.items():
-        for person, session, path in zip(cohort.table["participant_id"], sessions, paths):
+        for person, session, path in zip(cohort.table["participant_id"], bare_sessions(cohort.table), paths):
             if path is None:
                 continue
-            session = "" if pd.isna(session) else re.sub(r"[^A-Za-z0-9]", "", str(session).removeprefix("ses-"))
+            session = re.sub(r"[^A-Za-z0-9]", "", session)
             if by_pattern is not None:
                 mask = next(iter(by_pattern.get((bare_id(person), session), {}).values()), None)
             else:
