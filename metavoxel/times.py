@@ -58,6 +58,9 @@ class MixtureTimes:
     """...and of the numbers and classes, in rows that ask for another; rows that ask for an image use `image_given`."""
     nearly: float = Field(default=0.3, ge=0, le=1)
     """Share of the known that are shown at a level below 0.15: the clean corner alone overfits first."""
+    plain: float = Field(default=0.5, ge=0, le=1)
+    """Share of rows that ask for a number or a class whose other numbers and classes are known or absent, none between,
+    each row with a share of its own. Of a dozen columns hardly a row would be so by chance, and every question is."""
     tied: float = Field(default=0.15, ge=0, le=1)
     """Share of rows with one level for all variables, as in plain generation."""
     partial: float = Field(default=0.15, ge=0, le=1)
@@ -73,6 +76,7 @@ class MixtureTimes:
         """Levels for len(noise) rows; a missing variable is at 1."""
         n = len(noise)
         shared, is_tied = noise.uniform(), noise.uniform() < self.tied
+        is_plain, share = noise.uniform() < self.plain, noise.uniform()
         asked = self._asked(schema, noise)
         images = torch.tensor([isinstance(v, Image) for v in schema], device=asked.device)
         asks_image = images[asked]
@@ -85,6 +89,9 @@ class MixtureTimes:
             known = torch.where(noise.uniform() < self.nearly, 0.15 * spread, 0.0)
             unknown = torch.where(noise.uniform() < 0.6, 1.0, spread)
             level = torch.where(kind < given, known, unknown)
+            if not is_image:
+                level = torch.where(is_plain & ~asks_image, (kind > share).to(level), level)
+                unknown = torch.where(is_plain, 1.0, unknown)
             # an image asked for is at any level, since it is generated, but mostly near noise, where thousands of voxels
             # settle what no single one shows: the size of a head; a scalar is mostly asked in one evaluation
             level = torch.where(asked == position, 1 - spread**1.5 if is_image else unknown, level)

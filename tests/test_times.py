@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metavoxel.noise import Noise
-from metavoxel.schema import Image, Latent, Observed, Schema, Times
+from metavoxel.schema import Continuous, Image, Latent, Observed, Schema, Times
 from metavoxel.times import MixtureTimes, SharedTimes, even_plan, facts_plan, images_plan, repaint_plan
 
 N = 4000
@@ -60,6 +60,14 @@ def test_mixture_covers_the_questions_of_the_library() -> None:
     assert 0.12 < tied.float().mean() < 0.18
 
 
+def test_of_many_columns_any_number_is_known() -> None:
+    """Draws ask for each column given those before, whole: with levels of their own for each hardly a row asked so."""
+    times = flat(draw(MixtureTimes(tied=0.0), Schema([Continuous(f"column {i}") for i in range(12)])))
+    known = (times == 0).sum(1)[((times == 0) | (times == 1)).all(1)]
+    assert 0.45 < len(known) / N < 0.55
+    assert known.bincount(minlength=13)[:12].min() > 0.05 * len(known) and known.max() == 11
+
+
 def test_mixture_shows_parts_of_images() -> None:
     times = draw(MixtureTimes(partial=0.3), oracle.schema())
     scan = times["scan"].flatten(1)
@@ -86,7 +94,7 @@ def test_every_row_asks_for_something_on_any_grid(grid: list[int], partial: floa
 
 @pytest.mark.parametrize("read", [0.0, 0.6, 1.0])
 def test_one_variable_is_asked_and_never_all_known(read: float) -> None:
-    rule = MixtureTimes(read=read, image_given=1.0, scalar_given=1.0, nearly=0.0, tied=0.0, partial=0.0)
+    rule = MixtureTimes(read=read, image_given=1.0, scalar_given=1.0, nearly=0.0, plain=0.0, tied=0.0, partial=0.0)
     times = draw(rule, oracle.schema())
     unknown = torch.stack([t.reshape(N, -1).amax(1) > 0 for t in times.values()], 1)
     assert (unknown.sum(1) == 1).all()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from metavoxel.nets.blocks import Attention, LevelEmbedding, level_features, waves, zero
 
-VALUE_WAVES = 8
+QUIET = 0.02
 APART = 1.5
 """How far out the outermost of several factors begin, in sd over people."""
 
@@ -100,14 +100,19 @@ class Tokens(nn.Module):
         memory: int | None,
         embedding: int | None,
         factors: int,
+        value_waves: int,
     ) -> None:
         super().__init__()
-        self.specs = tuple(specs)
-        self.identity = nn.Parameter(torch.randn(len(self.specs) + registers, width) * 0.02)
+        self.specs, self.value_waves = tuple(specs), value_waves
+        self.identity = nn.Parameter(torch.randn(len(self.specs) + registers, width) * QUIET)
         self.values = nn.ModuleList(
-            nn.Embedding(spec.states, width) if spec.states else nn.Linear(1 + 2 * VALUE_WAVES, width)
+            nn.Embedding(spec.states, width) if spec.states else nn.Linear(1 + 2 * value_waves, width)
             for spec in self.specs
         )
+        for value, spec in zip(self.values, self.specs):
+            if not spec.states:  # a value says as little at first as a name: loud ones are soon known by heart
+                nn.init.normal_(value.weight, std=QUIET)  # type: ignore[arg-type]
+                nn.init.zeros_(value.bias)  # type: ignore[arg-type]
         self.level = LevelEmbedding(width) if self.specs else None
         self.image_level = nn.Linear(embedding, width) if embedding else None
         self.summary = nn.Linear(memory, width) if memory else None
@@ -170,7 +175,7 @@ class Tokens(nn.Module):
     def _value(self, i: int, x: Tensor) -> Tensor:
         if self.specs[i].states:
             return self.values[i](x)
-        return self.values[i](torch.cat([x[:, None], waves(x, VALUE_WAVES)], -1))
+        return self.values[i](torch.cat([x[:, None], waves(x, self.value_waves)], -1))
 
     def read(self, tokens: Tensor) -> dict[str, Tensor]:
         """Raw answers: (n, levels) for a class, (n, 2) for a number: mean and sharpness of what all else says of it."""
