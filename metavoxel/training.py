@@ -21,6 +21,8 @@ from metavoxel.muon import Muon
 from metavoxel.progress import progress_bar
 
 LOG_EVERY = 20
+SAVE_SECONDS = 300.0
+"""What a run that is stopped loses at most."""
 
 Step = Callable[[nn.Module, int], tuple[Tensor, dict[str, float]]]
 """(module, step number) -> loss to minimise and its parts to log."""
@@ -46,8 +48,8 @@ def optimise(
     matrices: those of its weights that Muon may train, if the settings have a rate for them; the rest is AdamW's.
     earliest: the step before which parts of it have not begun to learn, so that no weights are taken from there.
 
-    Writes folder/metrics.jsonl (one line each LOG_EVERY steps and validation) and, at every validation,
-    folder/STAGE.safetensors, from which `resume` goes on.
+    Writes folder/metrics.jsonl (one line each LOG_EVERY steps and validation) and, at every validation and every five
+    minutes, folder/STAGE.safetensors, from which `resume` goes on.
     """
     run = _Run(module, settings, folder, stage, matrices, min(earliest, settings.steps))
     if resume:
@@ -70,6 +72,8 @@ def optimise(
                 run.judge(validate, mixed)
                 if run.step >= run.earliest:
                     bars.update(bar, note=f"validation {run.best_figures['loss']:.3f} at best")
+            elif time.monotonic() - run.saved > SAVE_SECONDS:
+                run.save()
             bars.update(bar, completed=run.step)
     module.load_state_dict(run.best)
     module.eval()
@@ -84,7 +88,7 @@ class _Run:
     ) -> None:
         self.module, self.settings, self.folder, self.stage, self.earliest = module, settings, folder, stage, earliest
         self.optimisers = _optimisers(module, settings, matrices)
-        self.step = 0
+        self.step, self.saved = 0, time.monotonic()
         self.average = self._weights()
         self.best, self.best_figures = self._weights(), {"loss": math.inf}
 
@@ -145,11 +149,12 @@ class _Run:
                 tensors |= {f"optimiser{which}/{index}/{name}": torch.as_tensor(x) for name, x in state.items()}
         settings = json.loads(json.dumps(asdict(self.settings)))
         write_tensors(self.path, tensors, {"step": self.step, "best": self.best_figures, "settings": settings})
+        self.saved = time.monotonic()
 
     def load(self) -> None:
         """Goes on from the last save, if there is one; figures logged after it are dropped."""
         if not self.path.exists():
-            return
+            return self._forget_figures_after(0)
         tensors, saved = read_tensors(self.path)
         if saved["settings"] != json.loads(json.dumps(asdict(self.settings))):
             raise MetavoxelError(f"{self.path}: was trained with other settings; use the same ones, or no --resume")

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import metavoxel as mv
+from metavoxel import training
 from metavoxel.augment import augment
 from metavoxel.checkpoint import read_tensors, write_tensors
 from metavoxel.config import Optimiser
@@ -66,8 +67,13 @@ def test_no_weights_are_taken_from_before_all_parts_learn(tmp_path: Path, earlie
 
 
 @pytest.mark.parametrize("matrix_rate", [0.0, 0.02])
-def test_resumed_run_equals_unbroken_one(tmp_path: Path, matrix_rate: float) -> None:
-    settings = Optimiser(steps=60, rate=0.05, matrix_rate=matrix_rate, validate_every=20)
+@pytest.mark.parametrize(("validate_every", "save_seconds", "goes_on_at"), [(20, 300.0, 40), (60, 0.0, 45), (60, 300.0, 0)])
+def test_resumed_run_equals_unbroken_one(
+    tmp_path: Path, monkeypatch, matrix_rate: float, validate_every: int, save_seconds: float, goes_on_at: int
+) -> None:
+    """Saved at validations, and in between where they are long apart."""
+    monkeypatch.setattr(training, "SAVE_SECONDS", save_seconds)
+    settings = Optimiser(steps=60, rate=0.05, matrix_rate=matrix_rate, validate_every=validate_every)
     whole = _Line()
     optimise(whole, _step, _validate, settings, tmp_path / "whole", "line", [whole.layer.weight], quiet=True)
 
@@ -79,9 +85,16 @@ def test_resumed_run_equals_unbroken_one(tmp_path: Path, matrix_rate: float) -> 
     with pytest.raises(KeyboardInterrupt):
         stopped = _Line()
         optimise(stopped, stops_at_45, _validate, settings, tmp_path / "broken", "line", [stopped.layer.weight], quiet=True)
+    taken: list[int] = []
+
+    def counted(module: nn.Module, k: int):
+        taken.append(k)
+        return _step(module, k)
+
     resumed = _Line()
-    optimise(resumed, _step, _validate, settings, tmp_path / "broken", "line", [resumed.layer.weight], resume=True,
+    optimise(resumed, counted, _validate, settings, tmp_path / "broken", "line", [resumed.layer.weight], resume=True,
              quiet=True)  # fmt: skip
+    assert taken == list(range(goes_on_at, 60))
     assert torch.equal(whole.layer.weight, resumed.layer.weight)
     without_pace = [
         [{k: v for k, v in json.loads(line).items() if k != "steps_per_second"} for line in path.read_text().splitlines()]
