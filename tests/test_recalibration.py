@@ -130,7 +130,7 @@ def two_toned(n: int, seed: int) -> tuple[np.ndarray, pd.DataFrame]:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> mv.MetaVoxel:
-    images, table = two_toned(600, 0)
+    images, table = two_toned(1200, 0)
     joint = {"steps": 60, "batch": 32, "rate": 2e-3, "warmup": 10, "validate_every": 60}
     net = {"widths": (16, 32), "patch": 1, "token_width": 32}
     config = mv.preset("tiny", net=net, joint=joint, reading=0, augment=False, validation=0.5, times={"read": 0.2})
