@@ -15,12 +15,13 @@ from metavoxel.beliefs import Belief
 from metavoxel.data.cohort import Cohort
 from metavoxel.denoiser import LearnedDenoiser
 from metavoxel.diffusion import encode_once, tell
-from metavoxel.draws import QUANTILES, quantiles
+from metavoxel.draws import quantiles
 from metavoxel.errors import MetavoxelError
 from metavoxel.latents import ImageCodec
 from metavoxel.laws import Mixture
 from metavoxel.loading import load_scan
 from metavoxel.methods import draw_facts
+from metavoxel.naming import QUANTILES
 from metavoxel.posterior import encode_facts
 from metavoxel.question import Given
 from metavoxel.schema import Categorical, Continuous, Image, Schema

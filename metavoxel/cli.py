@@ -366,6 +366,8 @@ def _numbers(text: str, option: str) -> list[int]:
 
 def _sidecar(schema: Any, columns: list[str]) -> dict[str, dict[str, object]]:
     """Units and levels of a prediction's columns, as BIDS writes them."""
+    from metavoxel.naming import NUMBER_COLUMNS
+
     sidecar: dict[str, dict[str, object]] = {
         f"{image.name}_surprise": {"Description": "How unlike the training scans the scan is; usual ones are near 1"}
         for image in schema.images if f"{image.name}_surprise" in columns
@@ -377,7 +379,7 @@ def _sidecar(schema: Any, columns: list[str]) -> dict[str, dict[str, object]]:
                 sidecar[column] = {"Description": "Most probable level", "Levels": {level: level for level in levels}}
             elif levels and column.startswith(f"{variable.name}_p_"):
                 sidecar[column] = {"Description": f"Probability of {column.removeprefix(f'{variable.name}_p_')}"}
-            elif not levels and column in {f"{variable.name}_{part}" for part in ("mean", "sd", "q05", "q50", "q95")}:
+            elif not levels and column in {f"{variable.name}_{part}" for part in NUMBER_COLUMNS}:
                 sidecar[column] = {"Units": variable.unit or "arbitrary"}
     return sidecar
 

@@ -14,8 +14,6 @@ from metavoxel.errors import MetavoxelError
 from metavoxel.files import atomic_write, make_folder, remove_others
 from metavoxel.schema import Categorical, Image, Schema
 
-QUANTILES = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
-
 
 @dataclass(frozen=True)
 class Draws:

@@ -11,8 +11,9 @@ UNFIT = '/\\:*?"<>|=,{}\0\n\r\t'
 """What no file is called on some system or other, or what the command line takes apart."""
 
 
-SUFFIXES = ("mean", "sd", "q05", "q50", "q95", "surprise")
-"""Of a variable's columns in the table of answers, in which a class has a column by its bare name as well."""
+QUANTILES = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
+NUMBER_COLUMNS = ("mean", "sd", *QUANTILES)
+"""NAME_mean and so on: a number's columns in the table of answers, in which a class has its bare name."""
 
 
 def check_names(names: Sequence[str], classes: Sequence[str] = ()) -> None:
@@ -24,7 +25,7 @@ def check_names(names: Sequence[str], classes: Sequence[str] = ()) -> None:
     for name in names:
         odd = next((sign for sign in name if sign in UNFIT), None)
         stem, _, suffix = name.rpartition("_")
-        if name in TAKEN or (name in classes and stem in names and suffix in SUFFIXES):
+        if name in TAKEN or (name in classes and stem in names and suffix in (*NUMBER_COLUMNS, "surprise")):
             wrong = "is a column that answers have besides"
         elif odd is not None:
             wrong = f"holds {odd!r}, which no file's name may"

@@ -80,6 +80,7 @@ class MixtureTimes:
         asked = self._asked(schema, noise)
         images = torch.tensor([isinstance(v, Image) for v in schema], device=asked.device)
         asks_image = images[asked]
+        is_plain &= ~asks_image
         times = {}
         for position, variable in enumerate(schema):
             is_image = isinstance(variable, Image)
@@ -88,10 +89,11 @@ class MixtureTimes:
             given = torch.where(asks_image | is_image, self.image_given, self.scalar_given)
             known = torch.where(noise.uniform() < self.nearly, 0.15 * spread, 0.0)
             unknown = torch.where(noise.uniform() < 0.6, 1.0, spread)
-            level = torch.where(kind < given, known, unknown)
             if not is_image:
-                level = torch.where(is_plain & ~asks_image, (kind > share).to(level), level)
+                given = torch.where(is_plain, share, given)
+                known = torch.where(is_plain, 0.0, known)
                 unknown = torch.where(is_plain, 1.0, unknown)
+            level = torch.where(kind < given, known, unknown)
             # an image asked for is at any level, since it is generated, but mostly near noise, where thousands of voxels
             # settle what no single one shows: the size of a head; a scalar is mostly asked in one evaluation
             level = torch.where(asked == position, 1 - spread**1.5 if is_image else unknown, level)

@@ -24,6 +24,7 @@ from metavoxel.data.table import (
     IDENTIFIERS,
     TABLE_SUFFIXES,
     bare_id,
+    bare_session,
     bare_sessions,
     check_codes,
     check_plausible,
@@ -89,7 +90,7 @@ class Cohort:
         out = np.zeros(len(self), dtype=bool)
         for name in names:
             who, _, when = name.partition(" ")
-            rows = (person == bare_id(who)) & ((session == when.strip().removeprefix("ses-")) | (when == ""))
+            rows = (person == bare_id(who)) & ((session == bare_session(when)) | (when == ""))
             if not rows.any():
                 raise MetavoxelError(f"--exclude {name}: no such row in {self.root}; write ids as in its table")
             out |= rows.to_numpy()

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from metavoxel.data.table import bare_id
+from metavoxel.data.table import bare_id, bare_session
 from metavoxel.data.volume import is_scan_name, scan_stem
 from metavoxel.errors import MetavoxelError
 
@@ -25,7 +25,7 @@ def match_bids(root: Path) -> Found:
             entities = scan_stem(path).split("_")
             if not is_scan_name(path) or entities[-1].endswith(NOT_SCANS):
                 continue
-            session = next((e.removeprefix("ses-") for e in entities if e.startswith("ses-")), "")
+            session = next((bare_session(e) for e in entities if e.startswith("ses-")), "")
             label = "_".join(e for e in entities if not e.startswith(("sub-", "ses-")))
             found.setdefault((bare_id(entities[0]), session), {})[label] = path
     return found
@@ -60,7 +60,7 @@ def match_pattern(root: Path, pattern: str) -> Found:
         match = re.fullmatch(regex, path.relative_to(root).as_posix())
         if match and (is_scan_name(path) or path.is_dir()):
             parts = {"session_id": "", "modality": "image"} | match.groupdict()
-            key = (bare_id(parts["participant_id"]), parts["session_id"].removeprefix("ses-"))
+            key = (bare_id(parts["participant_id"]), bare_session(parts["session_id"]))
             found.setdefault(key, {})[parts["modality"]] = path
     if not found:
         raise MetavoxelError(

@@ -30,10 +30,15 @@ def bare_id(participant_id: str) -> str:
     return participant_id.removeprefix("sub-")
 
 
+def bare_session(session_id: str) -> str:
+    """The id without BIDS' prefix: `ses-1` and `1` are the same session."""
+    return session_id.strip().removeprefix("ses-")
+
+
 def bare_sessions(table: pd.DataFrame) -> pd.Series:
-    """Of each row the session's id without BIDS' prefix: `ses-1` and `1` are the same; "" where there is none."""
+    """`bare_session` of each row; "" where there is none."""
     session = table["session_id"] if "session_id" in table else pd.Series(np.nan, index=table.index)
-    return session.astype(object).fillna("").astype(str).str.strip().str.removeprefix("ses-")
+    return session.astype(object).fillna("").astype(str).map(bare_session)
 
 
 def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:

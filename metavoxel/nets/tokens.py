@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from metavoxel.nets.blocks import Attention, LevelEmbedding, level_features, waves, zero
 
 QUIET = 0.02
+"""Spread of the first weights of names and numbers' values: loud values are soon known by heart."""
 APART = 1.5
 """How far out the outermost of several factors begin, in sd over people."""
 
@@ -110,7 +111,7 @@ class Tokens(nn.Module):
             for spec in self.specs
         )
         for value, spec in zip(self.values, self.specs):
-            if not spec.states:  # a value says as little at first as a name: loud ones are soon known by heart
+            if not spec.states:
                 nn.init.normal_(value.weight, std=QUIET)  # type: ignore[arg-type]
                 nn.init.zeros_(value.bias)  # type: ignore[arg-type]
         self.level = LevelEmbedding(width) if self.specs else None

@@ -98,11 +98,11 @@ def plan(cohort: Cohort, out: Path, masks: str | None = None) -> list[Task]:
     """One task for each scan of the cohort. Raises MetavoxelError when two would have the same name."""
     by_pattern = match_pattern(cohort.root, masks) if masks else None
     derived = {} if masks else _derivatives(cohort.root)
-    names = safe_ids(cohort)
+    names, sessions = safe_ids(cohort), bare_sessions(cohort.table)
     tasks: list[Task] = []
     seen: dict[Path, Path] = {}
     for image, paths in cohort.scans.items():
-        for person, session, path in zip(cohort.table["participant_id"], bare_sessions(cohort.table), paths):
+        for person, session, path in zip(cohort.table["participant_id"], sessions, paths):
             if path is None:
                 continue
             session = re.sub(r"[^A-Za-z0-9]", "", session)
