@@ -21,7 +21,7 @@ from metavoxel.latents import ImageCodec
 from metavoxel.laws import Mixture
 from metavoxel.loading import load_scan
 from metavoxel.methods import draw_facts
-from metavoxel.naming import QUANTILES
+from metavoxel.naming import QUANTILES, level_columns
 from metavoxel.posterior import encode_facts
 from metavoxel.question import Given
 from metavoxel.schema import Categorical, Continuous, Image, Schema
@@ -104,7 +104,7 @@ def tabulate(
             assert isinstance(law, Tensor)
             p = law.double().exp().expand(rows, -1).cpu().numpy()
             answer[name] = np.array(variable.levels, dtype=object)[p.argmax(1)]
-            answer |= {f"{name}_p_{level}": p[:, j] for j, level in enumerate(variable.levels)}
+            answer |= dict(zip(level_columns(name, variable.levels), p.T))
             continue
         assert isinstance(law, Mixture)
         number = Belief(variable, law)

@@ -279,7 +279,7 @@ class Schema:
 
     def __init__(self, variables: Sequence[Variable]) -> None:
         self.variables = tuple(variables)
-        check_names(self.names, [variable.name for variable in variables if isinstance(variable, Categorical)])
+        check_names(self.variables)
         if len({image.shape for image in self.images}) > 1:
             shapes = ", ".join(f"{image.name} {image.shape}" for image in self.images)
             raise MetavoxelError(f"images of one schema share one grid, got {shapes}; prepare them on the same grid")

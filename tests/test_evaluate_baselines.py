@@ -11,13 +11,14 @@ from sklearn.pipeline import make_pipeline
 
 import metavoxel as mv
 from metavoxel.config import Config, Optimiser
-from metavoxel.data.cohort import Cohort
+from metavoxel.data.cohort import Cohort, read_cohort
 from metavoxel.data.phantom import write_cohort
 from metavoxel.data.splits import draw_split, part_of
 from metavoxel.errors import MetavoxelError
 from metavoxel.evaluate import baselines
 from metavoxel.evaluate.baselines import BASELINES, RECORD, run_baselines
 from metavoxel.evaluate.classical import _line, linear, trees
+from metavoxel.evaluate.claims import _by_row
 from metavoxel.evaluate.dedicated import ask, features_of, load_dedicated, train_dedicated
 from metavoxel.evaluate.evaluation import Options
 from metavoxel.evaluate.run import evaluate
@@ -311,3 +312,14 @@ def test_linear_beats_a_constant(tmp_path: Path) -> None:
     constant = np.abs(truth["age"] - truth["age"].median()).mean()
     assert np.abs(table["age_mean"] - truth["age"]).mean() < 0.9 * constant
     assert (table["sex"] == truth["sex"]).mean() > 0.6
+
+
+def test_a_baselines_sessions_are_the_cohorts_with_and_without_prefix(tmp_path: Path) -> None:
+    facts = tmp_path / "facts.csv"
+    facts.write_text("participant_id,session_id,age\nsub-1,ses-a,60\nsub-1,ses-b,61\nsub-2,a,70\n")
+    table = tmp_path / "predictions.csv"
+    table.write_text("participant_id,session_id,age_mean\n2,ses-a,3\nsub-1,b,2\n1,a,1\n")
+    assert _by_row(table, read_cohort(facts))["age_mean"].to_list() == [1, 2, 3]
+    table.write_text("participant_id,session_id,age_mean\n1,a,1\nsub-1,ses-a,2\n")
+    with pytest.raises(MetavoxelError, match="answers twice for 1 a; leave one row"):
+        _by_row(table, read_cohort(facts))

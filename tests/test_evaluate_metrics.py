@@ -9,7 +9,10 @@ from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
 from metavoxel.errors import MetavoxelError
-from metavoxel.evaluate import calibration, scores
+from metavoxel.evaluate import calibrated, calibration, scores
+from metavoxel.evaluate.claims import Claim
+from metavoxel.evaluate.figures import OURS, Figure, Findings
+from metavoxel.schema import Continuous
 
 Rng = np.random.Generator
 
@@ -164,6 +167,25 @@ def test_ranks_accept_exact_draws_and_reject_others(rng: Rng) -> None:
     assert stats.kstest(years, "uniform").pvalue > 0.01
     assert calibration.rank_histogram(truth, drawn).sum() == 4000
     assert np.isnan(calibration.rank_p(truth[:9], drawn[:9]))
+
+
+def test_report_finds_fault_with_any_interval_and_seldom_with_exact_draws(rng: Rng) -> None:
+    age = Continuous("age", "years")
+
+    def faults(people: int, narrow: float = 1.0) -> list[str]:
+        truth, drawn = draws(rng, people, 79, narrow)
+        claims = [Claim(OURS, "scan", age, np.arange(people), truth, drawn.mean(1), drawn)]
+        findings = Findings({})
+        findings.add(calibrated.calibration(claims, seed=0))
+        return calibrated.faults(findings, claims)
+
+    assert sum(bool(faults(500)) for _ in range(100)) <= 6  # ranks and intervals together: 2 are expected
+    assert all("50 % intervals hold" in fault for fault in faults(2000, narrow=0.8) + faults(2000, narrow=1.25))
+    with_wide_middle = Findings({})
+    with_wide_middle.add(Figure("calibration", "age", f"coverage_{share}", share / 100 + 0.1 * (share == 50), given="scan",
+                                n=500) for share in calibration.INTERVALS)  # fmt: skip
+    claim = Claim(OURS, "scan", age, np.arange(500), np.zeros(500), np.zeros(500))
+    assert calibrated.faults(with_wide_middle, [claim]) == ["age, given scan (50 % intervals hold 60%)"]
 
 
 def test_tarp_keeps_to_the_diagonal_if_and_only_if_draws_are_right(rng: Rng) -> None:

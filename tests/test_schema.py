@@ -240,8 +240,10 @@ def test_a_class_is_not_told_in_a_numbers_column():
     """A class has its bare name; a number has only columns with a suffix, so thickness and thickness_sd go together."""
     both = [Continuous("thickness"), Continuous("thickness_sd")]
     assert Schema(both).names == ("thickness", "thickness_sd")
-    with pytest.raises(MetavoxelError, match="'age_mean' is a column that answers have besides"):
-        Schema([Continuous("age"), Categorical("age_mean", ("low", "high"))])
+    with pytest.raises(MetavoxelError, match="'age_mean' would be told in the column 'age_mean', as 'age' is"):
+        Schema([Categorical("age_mean", ("low", "high")), Continuous("age")])
+    with pytest.raises(MetavoxelError, match="'sex_p_F' would be told in the column 'sex_p_F', as 'sex' is; call"):
+        Schema([Categorical("sex", ("F", "M")), Categorical("sex_p_F", ("low", "high"))])
 
 
 def test_such_a_column_can_be_renamed(refused, run, tmp_path):

@@ -31,6 +31,7 @@ from metavoxel.data import phantom_disease as disease
 from metavoxel.data.phantom_disease import DIAGNOSES, SCORE
 from metavoxel.data.phantom_render import NUMBERS, render
 from metavoxel.errors import MetavoxelError
+from metavoxel.naming import level_columns
 
 SEXES = ("F", "M")
 AGES = (20.0, 90.0)
@@ -251,7 +252,7 @@ def _summary(rows: pd.DataFrame, given: Sequence[str]) -> pd.DataFrame:
         if name not in given:
             p = mass.sum((1, 3 - axis))
             answer[name] = np.array(levels)[p.argmax(1)]
-            answer |= {f"{name}_p_{level}": p[:, j] for j, level in enumerate(levels)}
+            answer |= dict(zip(level_columns(name, levels), p.T))
     if "diagnosis" in rows and SCORE not in given:
         scores = np.arange(disease.BEST + 1)
         cdfs = (disease.score_cdf(int(score), hippocampus) for score in scores)

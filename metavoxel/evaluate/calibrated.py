@@ -4,6 +4,7 @@ probabilities; of all numbers at once, TARP."""
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from scipy.stats import binomtest
 
 from metavoxel.evaluate import plots
 from metavoxel.evaluate.calibration import (
@@ -95,18 +96,28 @@ def faults(findings: Findings, claims: Sequence[Claim]) -> list[str]:
     """Which of the model's answers are not calibrated, beyond chance."""
     found = []
     for claim in claims:
-        if claim.who != OURS:
-            continue
-        name, given = claim.variable.name, claim.given
-        p = findings.value(SECTION, name, "rank_p", given=given)
-        off, chance = (findings.value(SECTION, name, metric, given=given) for metric in ("ece", "ece_chance_q95"))
-        held = findings.value(SECTION, name, "coverage_90", given=given)
-        if p is not None and p.value < LEAST_P:
-            how = "" if held is None else f": 90 % intervals hold {held.value:.0%}"
-            found.append(f"{name}, given {given} (p = {p.value:.1g}{how})")
-        if off is not None and chance is not None and off.value > chance.value:
-            found.append(f"{name}, given {given} (ECE {off.value:.3f}, chance {chance.value:.3f})")
+        if claim.who == OURS and (reasons := list(_reasons(findings, claim.variable.name, claim.given))):
+            found.append(f"{claim.variable.name}, given {claim.given} ({', '.join(reasons)})")
     return found
+
+
+def _reasons(findings: Findings, name: str, given: str) -> Iterator[str]:
+    """What is off by more than chance. Each interval is looked at, so each is allowed a part of LEAST_P."""
+
+    def told(metric: str) -> Figure | None:
+        return findings.value(SECTION, name, metric, given=given)
+
+    p, off, chance = told("rank_p"), told("ece"), told("ece_chance_q95")
+    if p is not None and p.value < LEAST_P:
+        yield f"ranks uneven, p = {p.value:.1g}"
+    for share in INTERVALS:
+        held = told(f"coverage_{share}")
+        if held is not None and held.n:
+            inside = round(held.value * held.n)
+            if binomtest(inside, held.n, share / 100).pvalue < LEAST_P / len(INTERVALS):
+                yield f"{share} % intervals hold {held.value:.0%}"
+    if off is not None and chance is not None and off.value > chance.value:
+        yield f"ECE {off.value:.3f}, chance {chance.value:.3f}"
 
 
 def _conclusion(findings: Findings, shown: Sequence[Claim]) -> str:

@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 
 from metavoxel.data.cohort import Cohort
-from metavoxel.data.table import bare_id
+from metavoxel.data.table import bare_id, bare_sessions
 from metavoxel.draws import quantiles
 from metavoxel.errors import MetavoxelError
 from metavoxel.evaluate.asking import BOTH, NOTHING, OTHERS, SCAN, Answers, given_sets
 from metavoxel.evaluate.figures import CONSTANT, EXACT, OURS
+from metavoxel.naming import level_columns
 from metavoxel.schema import Categorical, Scalar
 
 POSTERIOR = Path("derivatives/phantom/posterior.tsv")
@@ -139,7 +140,7 @@ def _constant(answers: Answers, v: Scalar, truth: np.ndarray) -> Claim:
 def _tabulated(who: str, given: str, table: pd.DataFrame, v: Scalar, truth: np.ndarray) -> Claim | None:
     """From a table in the columns of `predict`; None if it says nothing of the variable."""
     is_class = isinstance(v, Categorical)
-    columns = [f"{v.name}_p_{level}" for level in v.levels] if isinstance(v, Categorical) else [f"{v.name}_mean"]
+    columns = level_columns(v.name, v.levels) if isinstance(v, Categorical) else [f"{v.name}_mean"]
     if not set(columns) <= set(table):
         return None
     told = table[columns].to_numpy(float)
@@ -164,4 +165,4 @@ def _by_row(path: Path, cohort: Cohort) -> pd.DataFrame:
 
 def _names(table: pd.DataFrame, keys: Sequence[str]) -> pd.Index:
     people = table["participant_id"].map(bare_id)
-    return pd.Index(people.str.cat(table["session_id"].fillna("").astype(str), " ") if "session_id" in keys else people)
+    return pd.Index(people.str.cat(bare_sessions(table), " ") if "session_id" in keys else people)
