@@ -17,8 +17,8 @@ from metavoxel.data.splits import draw_split, part_of
 from metavoxel.errors import MetavoxelError
 from metavoxel.evaluate import baselines
 from metavoxel.evaluate.baselines import BASELINES, RECORD, run_baselines
-from metavoxel.evaluate.classical import _line, linear, trees
 from metavoxel.evaluate.claims import _by_row
+from metavoxel.evaluate.classical import _line, linear, trees
 from metavoxel.evaluate.dedicated import ask, features_of, load_dedicated, train_dedicated
 from metavoxel.evaluate.evaluation import Options
 from metavoxel.evaluate.run import evaluate
