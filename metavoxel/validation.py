@@ -13,7 +13,7 @@ from metavoxel.noise import Noise
 from metavoxel.question import Given, laid_out
 from metavoxel.recalibration import even_tau
 from metavoxel.scalars import sureness
-from metavoxel.schema import Observed, Scalar, State, Variable, full_level
+from metavoxel.schema import Observed, Scalar, Schema, State, Variable, full_level
 from metavoxel.times import MixtureTimes, TimesRule
 
 SEED = 9173
@@ -23,14 +23,16 @@ MAX_WEIGHED = 256
 """Rows at most for the losses, which need images decoded."""
 MAX_RECALIBRATED, VISITS = 1024, 2
 """Rows at most that images are recalibrated by, and questions about each of them."""
+MOST_SUBSETS, TOLD = 16, 4096
+"""Of the other facts, that each number and class of a table is asked given; fewer where many rows make up for it."""
 
 Batch = Callable[[Tensor], tuple[State, Observed]]
 """Rows of the cohort -> their clean values and which of them are known."""
 
 
 def held_out_figures(denoiser: LearnedDenoiser, batch: Batch, rows: Tensor, times: TimesRule) -> dict[str, float]:
-    """Loss of each scalar given the images (or, without images, the other scalars), as sure as is best, and of the images
-    as in training: 1 for a predictor that knows only the marginal.
+    """Loss of each scalar given the images (or, without images, some of the other scalars), as sure as is best, and of the
+    images as in training: 1 for a predictor that knows only the marginal.
 
     A model of one shared time cannot be asked so; for it, the loss of every variable. "loss" is the sum.
     """
@@ -97,37 +99,48 @@ def surest(denoiser: LearnedDenoiser, batch: Batch, rows: Tensor) -> dict[str, t
     """How sure each scalar's answers may be to lose least of people not trained on, and their losses then: see
     `scalars.sureness`. Only of scalars that are known of some of them and that there is something to tell from."""
     assert isinstance(denoiser, JointDenoiser)
+    subsets = 1 if denoiser.schema.images else max(1, min(MOST_SUBSETS, TOLD // max(len(rows), 1)))
     heard: dict[str, list[tuple[Tensor, ...]]] = {v.name: [] for v in denoiser.schema.scalars}
     for part in rows.split(CHUNK):
-        for name, answers in _told_by_the_rest(denoiser, *batch(part)):
-            heard[name].append(answers)
+        for question in _asked(denoiser.schema, *batch(part), part, subsets):
+            for name, answers in _told(denoiser, *question):
+                heard[name].append(answers)
     found = {}
     for v in denoiser.schema.scalars:
-        columns = [torch.cat(parts) for parts in zip(*heard[v.name])]
-        if columns and len(columns[0]):
-            found[v.name] = sureness(v, *columns)
+        if any(len(answers[0]) for answers in heard[v.name]):
+            raw, x, tau, x0, seen = (torch.cat(parts) for parts in zip(*heard[v.name]))
+            found[v.name] = sureness(v, raw, x, tau, x0, seen, subsets)
     return found
 
 
-def _told_by_the_rest(
-    denoiser: JointDenoiser, x0: State, observed: Observed
+def _asked(
+    schema: Schema, x0: State, observed: Observed, rows: Tensor, subsets: int
+) -> Iterator[tuple[Sequence[Scalar], dict[str, Given], State, Observed]]:
+    """What is asked given what, of people with these values: all scalars given the images, which one evaluation serves.
+    Without images, each given as many `subsets` of the other scalars: a draw of a table tells each given those before it,
+    and factors found given all the others made what is told of few known too sure."""
+    if schema.images:
+        yield schema.scalars, {v.name: Given(x0[v.name], observed=observed[v.name]) for v in schema.images}, x0, observed
+        return
+    noise = Noise(SEED, (rows[:, None] * subsets + torch.arange(subsets)).flatten().to(x0[schema.names[0]].device))
+    x0, observed = ({name: x.repeat_interleave(subsets, 0) for name, x in part.items()} for part in (x0, observed))
+    for v in schema.scalars if len(schema) > 1 else ():
+        share = noise.uniform()
+        given = {o.name: Given(x0[o.name], observed=observed[o.name] & (noise.uniform() < share))
+                 for o in schema.scalars if o is not v}  # fmt: skip
+        yield [v], given, x0, observed
+
+
+def _told(
+    denoiser: JointDenoiser, wanted: Sequence[Scalar], given: dict[str, Given], x0: State, observed: Observed
 ) -> Iterator[tuple[str, tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]]:
-    """What `scalars.sureness` takes of each scalar, of the rows whose value is known: given the images, where one
-    evaluation serves all, or, without images, given the other scalars."""
-    schema = denoiser.schema
-    questions: list[tuple[Sequence[Variable], Sequence[Scalar]]] = (
-        [(schema.images, schema.scalars)]
-        if schema.images
-        else [([other for other in schema.scalars if other is not v], [v]) for v in schema.scalars]
-    )
-    for others, wanted in questions:
-        if not others or not wanted:
-            continue
-        given = {o.name: Given(x0[o.name], observed=observed[o.name]) for o in others}
-        rows = torch.arange(len(x0[wanted[0].name]), device=denoiser.device)
-        state, times = laid_out(schema.variables, given, rows, len(rows))
-        reader = denoiser.freeze(state, times)
-        raw, seen = reader.raw(state, times), shown(reader.scan, len(rows), denoiser.device)
-        for v in wanted:
-            columns = (raw[v.name], state[v.name], v.clock.tau(times[v.name]), x0[v.name], seen)
-            yield v.name, tuple(column[observed[v.name]] for column in columns)  # type: ignore[misc]
+    """What `scalars.sureness` takes of each scalar, of the rows whose value is known."""
+    if not wanted:
+        return
+    rows = torch.arange(len(x0[wanted[0].name]), device=denoiser.device)
+    state, times = laid_out(denoiser.schema.variables, given, rows, len(rows))
+    reader = denoiser.freeze(state, times)
+    raw, seen = reader.raw(state, times), shown(reader.scan, len(rows), denoiser.device)
+    for v in wanted:
+        columns = (raw[v.name], state[v.name], v.clock.tau(times[v.name]), x0[v.name], seen)
+        yield v.name, tuple(column[observed[v.name]] for column in columns)  # type: ignore[misc]

@@ -10,8 +10,12 @@ import torch
 
 import metavoxel as mv
 from metavoxel.codecs import Standard
+from metavoxel.denoiser import make_denoiser
 from metavoxel.laws import Factor
 from metavoxel.scalars import clean, loss, sureness, tempered
+from metavoxel.schema import Observed, State, Times
+from metavoxel.times import MixtureTimes
+from metavoxel.validation import surest
 
 N = 4000
 NUMBER = mv.Continuous("number", scale=Standard(0.0, 1.0))
@@ -52,6 +56,38 @@ def test_a_handful_of_people_say_little_and_absent_scans_nothing() -> None:
     found, losses = sureness(NUMBER, raw, x, tau, x0, torch.zeros(3))
     assert found == pytest.approx(1, abs=1e-3)
     assert torch.equal(losses, loss(NUMBER, raw, x, tau, x0))
+
+
+def test_answers_of_a_table_are_believed_by_questions_of_few_known_facts_too() -> None:
+    """A network that is right given both others, and too sure given less, may not be believed as if both were known."""
+    schema = mv.Schema([mv.Continuous(name, scale=Standard(0.0, 1.0)) for name in "abc"])
+    denoiser = make_denoiser(schema, mv.preset("tiny").net, MixtureTimes())
+    a, b = torch.randn(2, 300)
+    x0 = {"a": a, "b": b, "c": (a + b) / math.sqrt(2)}
+    observed = {name: torch.ones(300, dtype=torch.bool) for name in "abc"}
+    asked: list[int] = []
+
+    def batch(rows: torch.Tensor) -> tuple[State, Observed]:
+        return {name: x[rows] for name, x in x0.items()}, {name: x[rows] for name, x in observed.items()}
+
+    class Reader:
+        scan = None
+
+        @staticmethod
+        def raw(state: State, times: Times) -> State:
+            known = torch.stack([times[name] <= 0 for name in "abc"]).sum(0)
+            asked.extend(known.tolist())
+            right, sum_of_both = known == 2, (state["a"] + state["b"]) / math.sqrt(2)
+            told = torch.stack([torch.where(right, sum_of_both + 0.1 * torch.randn(len(known)), 0.0),
+                                torch.where(right, 10.0, 3.0)], -1)  # fmt: skip
+            return dict.fromkeys("abc", told)
+
+    denoiser.freeze = lambda state, times: Reader  # type: ignore
+    factor, losses = surest(denoiser, batch, torch.arange(300))["c"]
+    assert {0, 1, 2} <= set(asked) and 0.2 < asked.count(2) / len(asked) < 0.5
+    assert factor < 0.7 and len(losses) == 300 * (4096 // 300)
+    asked.clear()
+    assert surest(denoiser, batch, torch.arange(300))["c"][0] == pytest.approx(factor, abs=0.02)
 
 
 def test_what_is_believed_not_at_all_is_the_marginal_and_wholly_as_it_is() -> None:

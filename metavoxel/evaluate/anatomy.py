@@ -220,11 +220,11 @@ class Ruler:
         self.affine = affine
         self.known: dict[bytes, np.ndarray] = {}
 
-    def __call__(self, scans: np.ndarray) -> pd.DataFrame:
+    def __call__(self, scans: np.ndarray, progress: Progress = lambda done, total: None) -> pd.DataFrame:
         """scans: (n, x, y, z)."""
         keys = [blake2b(scan.tobytes(), digest_size=16).digest() for scan in scans]
         fresh = {key: row for row, key in enumerate(keys) if key not in self.known}
-        found = volumes((scans[row] for row in fresh.values()), self.affine).to_numpy()
+        found = volumes([scans[row] for row in fresh.values()], self.affine, progress).to_numpy()
         self.known |= dict(zip(fresh, found))
         return pd.DataFrame([self.known[key] for key in keys], columns=list(VOLUMES), dtype=float)
 

@@ -103,6 +103,11 @@ class Evaluation:
         """What measures the tissues of each image variable in three dimensions."""
         return {image.name: Ruler(affine_of(image)) for image in self.model.schema.images if len(image.shape) == 3}
 
+    def measured(self, name: str, scans: np.ndarray) -> pd.DataFrame:
+        """The tissues of an image variable's scans (n, *shape), which are measured now if they were not before."""
+        with one_bar(f"measuring {name}", self.quiet) as report:
+            return self.rulers[name](scans, report)
+
     @property
     def surprises(self) -> pd.DataFrame:
         """A column an image, NaN where there is no scan."""

@@ -27,7 +27,7 @@ def head_size_section(run: Evaluation) -> Section | None:
     scans, _ = scans_of(run, run.cohort, image)
     sizes = np.full(len(run.cohort), np.nan)
     there = [path is not None for path in run.cohort.scans[image.name]]
-    sizes[there] = run.rulers[image.name](scans)["head_ml"].to_numpy(float)
+    sizes[there] = run.measured(image.name, scans)["head_ml"].to_numpy(float)
     for claim in claims:
         figures = list(beside_head_size(claim, sizes))
         run.findings.add(figures)

@@ -12,6 +12,7 @@ import pandas as pd
 from metavoxel.evaluate.copies import Audit, audit
 from metavoxel.evaluate.figures import OURS, Figure, Findings
 from metavoxel.evaluate.two_sample import LEAST_SCANS, against_floor
+from metavoxel.loading import Progress
 from metavoxel.page import Picture, Section, Table
 from metavoxel.pictures import CAPTION, in_words, mosaic
 
@@ -53,7 +54,11 @@ def as_voxels(scans: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def images(
-    gallery: Gallery, spaces: Mapping[str, See], seed: int, others: Mapping[str, np.ndarray] | None = None
+    gallery: Gallery,
+    spaces: Mapping[str, See],
+    seed: int,
+    others: Mapping[str, np.ndarray],
+    progress: Progress,
 ) -> Iterator[Figure]:
     """Each distance in each space of features, metric "SPACE: fid". The floor is training people against the test's, or one
     half of the test, at random, against the other. others: who -> scans (n, *shape) that other models drew."""
@@ -64,31 +69,35 @@ def images(
         real, other = (real[np.sort(half)] for half in halves)
     size = min(len(gallery.made), len(other))
     some = np.sort(rng.permutation(len(other))[:size])
-    for space, see in spaces.items():
+    for number, (space, see) in enumerate(spaces.items()):
+        progress(number, len(spaces))
         made, true, floor = (see(np.asarray(scans)) for scans in (gallery.made, real, other[some]))
         shown = (list(gallery.made), list(other[some])) if see is as_voxels else None
         found = [against_floor(made[plane], true[plane], floor[plane], shown, seed) for plane in made]
         told = {OURS: [each["made"] for each in found], REAL: [each["floor"] for each in found]}
-        for who, scans in (others or {}).items():
+        for who, scans in others.items():
             seen, shown = see(np.asarray(scans)), (list(scans), list(other[some])) if see is as_voxels else None
             told[who] = [against_floor(seen[plane], true[plane], floor[plane], shown, seed)["made"] for plane in made]
         for who, planes in told.items():
             for metric in planes[0]:
                 value = float(np.mean([plane[metric] for plane in planes]))
                 yield Figure(SECTION, gallery.name, f"{space}: {metric}", value, who, n=size)
+        progress(number + 1, len(spaces))
 
 
-def copies(gallery: Gallery, spaces: Mapping[str, See], seed: int) -> dict[str, Audit]:
+def copies(gallery: Gallery, spaces: Mapping[str, See], seed: int, progress: Progress) -> dict[str, Audit]:
     """`copies.audit` in each space that has one row a scan; nothing where the training people are not known."""
     if gallery.training is None or gallery.training_rows is None:
         return {}
     people = (rows["participant_id"].to_numpy() for rows in (gallery.training_rows, gallery.real_rows))
     of_training, of_real = people
     found = {}
-    for space, see in spaces.items():
+    for number, (space, see) in enumerate(spaces.items()):
+        progress(number, len(spaces))
         made, training, real = (see(np.asarray(x)) for x in (gallery.made, gallery.training, gallery.real))
         if "whole" in made:
             found[space] = audit(made["whole"], training["whole"], real["whole"], of_training, of_real, seed)
+        progress(number + 1, len(spaces))
     return found
 
 

@@ -8,24 +8,33 @@ from metavoxel.evaluate import plots
 from metavoxel.evaluate.figures import OURS, Figure, Findings
 from metavoxel.evaluate.looks import REAL
 from metavoxel.evaluate.requests import Sample, compare_curves, linear_fit, match, train_on_drawn
+from metavoxel.loading import Progress
 from metavoxel.page import Picture, Section, Table
 
 SECTION = "requests"
 TRAINED = "trained on"
 SD_95 = 1.96
+STAGES = 3
+"""Of the work: a judge is fitted, scans are read, others are fitted to drawn scans and to both."""
 SIZE, CURVES = "head_ml", ("brain_ml", "ventricles_ml", "grey_ml", "white_ml")
 
 
-def matches(image: str, names: Sequence[str], drawn: Sample, real: Sample, training: Sample) -> Iterator[Figure]:
+def matches(
+    image: str, names: Sequence[str], drawn: Sample, real: Sample, training: Sample, progress: Progress
+) -> Iterator[Figure]:
     """metric "age: mae" and so on: what a predictor trained on real training scans reads off drawn ones, beside real ones;
     metric "age: mae, trained on drawn": what one trained on drawn, real or both scans knows of real people in the test."""
+    progress(0, STAGES)
     judge = linear_fit(training, names)
+    progress(1, STAGES)
     for row in match(judge, drawn, real, names).to_dict("records"):
         for who, key in ((OURS, "drawn"), (REAL, "real")):
             yield Figure(SECTION, image, f"{row['variable']}: {row['metric']}", float(row[key]), who)
+    progress(2, STAGES)
     for row in train_on_drawn(judge, drawn, training, real, names).to_dict("records"):
         metric = f"{row['variable']}: {row['metric']}, {TRAINED} {row['training']}"
         yield Figure(SECTION, image, metric, float(row["value"]))
+    progress(STAGES, STAGES)
 
 
 def curves(image: str, drawn: pd.DataFrame, real: pd.DataFrame, seed: int) -> Iterator[Figure]:

@@ -43,10 +43,14 @@ def image_sections(run: Evaluation, spaces: Mapping[str, Spaces]) -> Iterator[Se
         if not gallery.enough:
             found.left_out.append(f"Looks of {image.name}: too few scans to compare.")
             continue
-        own = spaces[image.name]
-        found.add(images(gallery, own, seed, _beside(run, image)))
+        own, others = spaces[image.name], _beside(run, image)
+        _measure(run, image, gallery, others)
+        with one_bar(f"comparing {image.name}", run.quiet) as report:
+            found.add(images(gallery, own, seed, others, report))
         yield images_section(found, gallery, list(own), [v.name for v in model.schema.scalars])
-        if audits := copies(gallery, own, seed):
+        with one_bar(f"copies of {image.name}", run.quiet) as report:
+            audits = copies(gallery, own, seed, report)
+        if audits:
             found.add(copy_figures(image.name, audits))
             yield copies_section(gallery, audits)
         yield from _matching(run, image, gallery)
@@ -87,7 +91,9 @@ def _matching(run: Evaluation, image: Image, gallery: Gallery) -> Iterator[Secti
     if gallery.training is not None and gallery.training_rows is not None:
         told = [name for name in names if name in gallery.training_rows]
         if told:
-            found.add(matches(image.name, told, drawn, real, (gallery.training, gallery.training_rows[told])))
+            with one_bar(f"reading drawn {image.name}", run.quiet) as report:
+                training = gallery.training, gallery.training_rows[told]
+                found.add(matches(image.name, told, drawn, real, training, report))
             yield reading_section(found, image.name)
     if "age" in names and image.name in run.rulers:
         measure = run.rulers[image.name]
@@ -110,6 +116,13 @@ def _beside(run: Evaluation, image: Image) -> dict[str, np.ndarray]:
         return {}
     weights = checksum(folders[0] / "model.safetensors").removeprefix("sha256:")[:8]
     return {"image-only": _draw(run, others, f"drawn-image-only-{weights}", ", image-only")[0][image.name]}
+
+
+def _measure(run: Evaluation, image: Image, gallery: Gallery, others: Mapping[str, np.ndarray]) -> None:
+    """The tissues of all that will be asked about, under a bar of its own: of thousands of scans it takes minutes."""
+    for scans in (gallery.made, gallery.real, gallery.training, *others.values()):
+        if image.name in run.rulers and scans is not None:
+            run.measured(image.name, scans)
 
 
 def _gallery(run: Evaluation, image: Image, made: np.ndarray, made_rows: pd.DataFrame) -> Gallery:
