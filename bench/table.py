@@ -36,6 +36,7 @@ TITLES = {
     "index": "Preparation: ten thousand people planned",
     "changes": "Inpainting and counterfactuals on phantoms",
     "calibration": "Calibration of the packaged model",
+    "calibration_4000": "The same on 4,000 people, where chance alone leaves half the error",
     "surprise": "Scans unlike the training scans",
     "images": "Scans drawn by the packaged model",
     "law": "Clean scans by the law of images, and by the packaged network on it",
@@ -90,6 +91,12 @@ BARS |= {
     for question in ("scan", "nothing", "sex")
     for share in (50, 80, 90, 95)
 }
+BARS |= {
+    ("calibration", f"age_given_{question}_crowd_coverage_{share}"): f"within .02 of .{share}"
+    for question in ("nothing", "sex")
+    for share in (50, 80, 90, 95)
+}
+BARS |= {("calibration_4000", figure): bar for (name, figure), bar in BARS.items() if name == "calibration"}
 
 
 def section(name: str, title: str) -> list[str]:
