@@ -53,20 +53,20 @@ def tempered(v: Scalar, raw: Tensor, factor: Tensor) -> Tensor:
 
 
 def sureness(
-    v: Scalar, raw: Tensor, x: Tensor, tau: Tensor, x0: Tensor, shown: Tensor, repeats: int = 1
+    v: Scalar, raw: Tensor, x: Tensor, tau: Tensor, x0: Tensor, shown: Tensor, people: int
 ) -> tuple[float, Tensor]:
     """The factor at which people who were not trained on lose least, and their losses (n,) then: a network that has met few
     people is too sure of what it sees (temperature scaling: Guo et al. 2017).
 
-    shown (n,): how much of an image each was told from, which the factor acts by; 0 leaves an answer as it is. repeats: how
-    often each person is among the answers, all of which count as one.
+    shown (n,): how much of an image each was told from, which the factor acts by; 0 leaves an answer as it is. people: whom
+    the answers are of; several of one person count as one.
     """
 
     def losses(log_factor: float) -> Tensor:
         return loss(v, tempered(v, raw, torch.exp(log_factor * shown)), x, tau, x0)
 
     def cost(log_factor: float) -> float:
-        return float(losses(log_factor).double().sum()) / repeats + 0.5 * (log_factor / SPREAD) ** 2
+        return people * float(losses(log_factor).double().mean()) + 0.5 * (log_factor / SPREAD) ** 2
 
     low, high = (math.log(bound) for bound in SURENESS)
     found = float(minimize_scalar(cost, bounds=(low, high), method="bounded").x)

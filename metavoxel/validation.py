@@ -13,7 +13,7 @@ from metavoxel.noise import Noise
 from metavoxel.question import Given, laid_out
 from metavoxel.recalibration import even_tau
 from metavoxel.scalars import sureness
-from metavoxel.schema import Observed, Scalar, Schema, State, Variable, full_level
+from metavoxel.schema import Observed, Schema, State, Variable, full_level
 from metavoxel.times import MixtureTimes, TimesRule
 
 SEED = 9173
@@ -23,8 +23,8 @@ MAX_WEIGHED = 256
 """Rows at most for the losses, which need images decoded."""
 MAX_RECALIBRATED, VISITS = 1024, 2
 """Rows at most that images are recalibrated by, and questions about each of them."""
-MOST_SUBSETS, TOLD = 16, 4096
-"""Of the other facts, that each number and class of a table is asked given; fewer where many rows make up for it."""
+MOST_SUBSETS, TOLD = 32, 4096
+"""Of a table's facts, that the others are asked given, for each row; fewer where many rows make up for it."""
 
 Batch = Callable[[Tensor], tuple[State, Observed]]
 """Rows of the cohort -> their clean values and which of them are known."""
@@ -99,48 +99,60 @@ def surest(denoiser: LearnedDenoiser, batch: Batch, rows: Tensor) -> dict[str, t
     """How sure each scalar's answers may be to lose least of people not trained on, and their losses then: see
     `scalars.sureness`. Only of scalars that are known of some of them and that there is something to tell from."""
     assert isinstance(denoiser, JointDenoiser)
-    subsets = 1 if denoiser.schema.images else max(1, min(MOST_SUBSETS, TOLD // max(len(rows), 1)))
-    heard: dict[str, list[tuple[Tensor, ...]]] = {v.name: [] for v in denoiser.schema.scalars}
+    schema = denoiser.schema
+    if len(schema) < 2:
+        return {}
+    subsets = 1 if schema.images else max(1, min(MOST_SUBSETS, TOLD // max(len(rows), 1)))
+    heard: dict[str, list[tuple[Tensor, ...]]] = {v.name: [] for v in schema.scalars}
+    people = dict.fromkeys(heard, 0)
     for part in rows.split(CHUNK):
-        for question in _asked(denoiser.schema, *batch(part), part, subsets):
-            for name, answers in _told(denoiser, *question):
-                heard[name].append(answers)
+        x0, observed = batch(part)
+        for name in heard:
+            people[name] += int(observed[name].sum())
+        question = _given_images(schema, x0, observed) if schema.images else _given_subsets(x0, observed, part, subsets)
+        for name, answers in _told(denoiser, *question):
+            heard[name].append(answers)
     found = {}
-    for v in denoiser.schema.scalars:
+    for v in schema.scalars:
         if any(len(answers[0]) for answers in heard[v.name]):
-            raw, x, tau, x0, seen = (torch.cat(parts) for parts in zip(*heard[v.name]))
-            found[v.name] = sureness(v, raw, x, tau, x0, seen, subsets)
+            raw, x, tau, truth, seen = (torch.cat(parts) for parts in zip(*heard[v.name]))
+            found[v.name] = sureness(v, raw, x, tau, truth, seen, people[v.name])
     return found
 
 
-def _asked(
-    schema: Schema, x0: State, observed: Observed, rows: Tensor, subsets: int
-) -> Iterator[tuple[Sequence[Scalar], dict[str, Given], State, Observed]]:
-    """What is asked given what, of people with these values: all scalars given the images, which one evaluation serves.
-    Without images, each given as many `subsets` of the other scalars: a draw of a table tells each given those before it,
-    and factors found given all the others made what is told of few known too sure."""
-    if schema.images:
-        yield schema.scalars, {v.name: Given(x0[v.name], observed=observed[v.name]) for v in schema.images}, x0, observed
-        return
-    noise = Noise(SEED, (rows[:, None] * subsets + torch.arange(subsets)).flatten().to(x0[schema.names[0]].device))
-    x0, observed = ({name: x.repeat_interleave(subsets, 0) for name, x in part.items()} for part in (x0, observed))
-    for v in schema.scalars if len(schema) > 1 else ():
-        share = noise.uniform()
-        given = {o.name: Given(x0[o.name], observed=observed[o.name] & (noise.uniform() < share))
-                 for o in schema.scalars if o is not v}  # fmt: skip
-        yield [v], given, x0, observed
+Question = tuple[dict[str, Given], State, Observed]
+"""What is given, what is true, and of whom each variable is asked."""
+
+
+def _given_images(schema: Schema, x0: State, observed: Observed) -> Question:
+    return {v.name: Given(x0[v.name], observed=observed[v.name]) for v in schema.images}, x0, observed
+
+
+def _given_subsets(x0: State, observed: Observed, rows: Tensor, subsets: int) -> Question:
+    """Each person's facts, given as many `subsets` of them: a draw of a table tells each fact given those before it, and
+    factors found given all the others made what is told from few too sure. Of those asked, about as many know a tenth as
+    nine tenths of the others: the share that is left is even in its logarithm."""
+    place = next(iter(x0.values())).device
+    noise = Noise(SEED, (rows.to(place)[:, None] * subsets + torch.arange(subsets, device=place)).flatten())
+    left = len(x0) ** -noise.uniform()
+    given, asked = {}, {}
+    x0 = {name: x.repeat_interleave(subsets, 0) for name, x in x0.items()}
+    for name, x in x0.items():
+        there, hidden = observed[name].repeat_interleave(subsets, 0), noise.uniform() < left
+        given[name], asked[name] = Given(x, observed=there & ~hidden), there & hidden
+    return given, x0, asked
 
 
 def _told(
-    denoiser: JointDenoiser, wanted: Sequence[Scalar], given: dict[str, Given], x0: State, observed: Observed
+    denoiser: JointDenoiser, given: dict[str, Given], x0: State, asked: Observed
 ) -> Iterator[tuple[str, tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]]:
-    """What `scalars.sureness` takes of each scalar, of the rows whose value is known."""
-    if not wanted:
+    """What `scalars.sureness` takes of each scalar, of the rows that are asked: one evaluation serves all."""
+    if not denoiser.schema.scalars:
         return
-    rows = torch.arange(len(x0[wanted[0].name]), device=denoiser.device)
+    rows = torch.arange(len(next(iter(asked.values()))), device=denoiser.device)
     state, times = laid_out(denoiser.schema.variables, given, rows, len(rows))
     reader = denoiser.freeze(state, times)
     raw, seen = reader.raw(state, times), shown(reader.scan, len(rows), denoiser.device)
-    for v in wanted:
+    for v in denoiser.schema.scalars:
         columns = (raw[v.name], state[v.name], v.clock.tau(times[v.name]), x0[v.name], seen)
-        yield v.name, tuple(column[observed[v.name]] for column in columns)  # type: ignore[misc]
+        yield v.name, tuple(column[asked[v.name]] for column in columns)  # type: ignore[misc]

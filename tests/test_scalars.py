@@ -41,7 +41,7 @@ def classes(trust: float) -> tuple[torch.Tensor, ...]:
 @pytest.mark.parametrize("trust", [0.6, 1.0, 3.0])
 def test_held_out_people_tell_how_sure_a_network_may_be(trust: float) -> None:
     for v, (raw, x, tau, x0) in ((NUMBER, numbers(trust)), (CLASS, classes(trust))):
-        found, losses = sureness(v, raw, x, tau, x0, WHOLE)
+        found, losses = sureness(v, raw, x, tau, x0, WHOLE, N)
         assert found == pytest.approx(1 / trust, rel=0.1)
         assert losses.mean() <= loss(v, raw, x, tau, x0).mean() + 1e-6
         assert torch.allclose(losses, loss(v, tempered(v, raw, torch.full((N,), found)), x, tau, x0), atol=1e-5)
@@ -49,11 +49,11 @@ def test_held_out_people_tell_how_sure_a_network_may_be(trust: float) -> None:
 
 def test_a_handful_of_people_say_little_and_absent_scans_nothing() -> None:
     x0, raw = torch.full((N,), 0.3), torch.tensor([0.0, 6.0]).expand(N, 2)  # 1.8 sd off, each of them
-    many, one = (sureness(NUMBER, raw[:n], x0[:n], NOTHING[:n], x0[:n], WHOLE[:n])[0] for n in (N, 1))
+    many, one = (sureness(NUMBER, raw[:n], x0[:n], NOTHING[:n], x0[:n], WHOLE[:n], n)[0] for n in (N, 1))
     assert many < 0.6
     assert one > 0.7
     raw, x, tau, x0 = (part[:3] for part in numbers(3.0))
-    found, losses = sureness(NUMBER, raw, x, tau, x0, torch.zeros(3))
+    found, losses = sureness(NUMBER, raw, x, tau, x0, torch.zeros(3), 3)
     assert found == pytest.approx(1, abs=1e-3)
     assert torch.equal(losses, loss(NUMBER, raw, x, tau, x0))
 
@@ -84,8 +84,8 @@ def test_answers_of_a_table_are_believed_by_questions_of_few_known_facts_too() -
 
     denoiser.freeze = lambda state, times: Reader  # type: ignore
     factor, losses = surest(denoiser, batch, torch.arange(300))["c"]
-    assert {0, 1, 2} <= set(asked) and 0.2 < asked.count(2) / len(asked) < 0.5
-    assert factor < 0.7 and len(losses) == 300 * (4096 // 300)
+    assert {0, 1, 2} <= set(asked) and 0.15 < asked.count(2) / len(asked) < 0.5
+    assert factor < 0.7 and len(asked) == 300 * (4096 // 300) and 0.4 < len(losses) / len(asked) < 0.8
     asked.clear()
     assert surest(denoiser, batch, torch.arange(300))["c"][0] == pytest.approx(factor, abs=0.02)
 
