@@ -79,8 +79,8 @@ def run_baselines(
     seed: int = 0,
     quiet: bool = False,
 ) -> dict[str, str]:
-    """Trains the baselines (`only` those named) and writes their answers into the folder `out`. Returns the names of those
-    that failed, with the reason: one that fails does not stop the others.
+    """Trains the baselines (`only` those named; by default all, of a table OF_TABLES) and writes their answers into the
+    folder `out`. Returns the names of those that failed, with the reason: one that fails does not stop the others.
 
     split, fold: as for `train`, and its other part is answered; without a split one is drawn and kept as out/split.tsv.
     config: a file of settings laid over those of the preset named, which the joint model was trained with.
@@ -88,8 +88,7 @@ def run_baselines(
     image. resume: go on with a stopped run of the same people and preset; what is finished is kept. Raises MetavoxelError
     where the study itself makes no sense.
     """
-    names = list(only or BASELINES)
-    if unknown := [name for name in names if name not in BASELINES]:
+    if unknown := [name for name in only or () if name not in BASELINES]:
         raise MetavoxelError(f"unknown baseline {unknown[0]!r}; choose from {', '.join(BASELINES)}")
     folder = Path(out).expanduser()
     if (folder / RECORD).exists() and not resume:
@@ -105,6 +104,7 @@ def run_baselines(
     test_part, _ = part_of(cohort, split, "test", fold)
     with nullcontext(cache) if cache else tempfile.TemporaryDirectory(dir=make_folder(folder), prefix="cache-") as scratch:
         study = make_study(train_part, test_part, chosen.joint, Path(scratch), want, seed, quiet)
+        names = list(only or (BASELINES if study.schema.images else OF_TABLES))
         image = next((image for image in study.schema.images if len(image.shape) == 3), None)
         if volumes is None and image is not None:
             volumes = partial(cohort_volumes, image=image)
@@ -237,3 +237,5 @@ BASELINES: dict[str, Callable[[Setting, Path], Trained]] = {
     "densenet": _dedicated("densenet"), "vit": _dedicated("vit"), "linear": _linear, "trees": _trees,
     "image-only": _image_only, "continuous-sex": _continuous_sex, "paper": _paper,
 }  # fmt: skip
+OF_TABLES = ("trees",)
+"""Those that need no scan."""
