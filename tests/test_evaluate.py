@@ -139,6 +139,7 @@ def test_a_table_is_judged_as_one_and_its_training_rows_are_refused(refused, tmp
     words = (tmp_path / "out/report.html").read_text(encoding="utf-8").partition("</style>")[2]
     card = read_json(tmp_path / "out/model_card.json")
     assert " scan" not in words.replace("scanned", "") and "the nothing" not in words
+    assert "Given the other facts, the model has a mean error of" in words and "Given nothing, the model" not in words
     assert not any("scan" in limit for limit in card["limits"]) and card["not_evaluated"] == found.left_out
     told_nothing = np.load(next((tmp_path / "out").rglob("*.npz")))["age|nothing|draws"]
     assert len(np.unique(told_nothing[:, 0])) > 1  # ranks of people who share their draws would not be independent

@@ -5,8 +5,8 @@ from functools import partial
 
 import numpy as np
 
-from metavoxel.evaluate.asking import NOTHING, SCAN
-from metavoxel.evaluate.claims import Claim, in_words
+from metavoxel.evaluate.asking import NOTHING
+from metavoxel.evaluate.claims import Claim, in_words, main_claims
 from metavoxel.evaluate.figures import CONSTANT, EVERYBODY, EXACT, OURS, Figure, Findings
 from metavoxel.evaluate.scores import bootstrap, class_scores, number_scores
 from metavoxel.page import Section, Table
@@ -31,7 +31,7 @@ def _scores(claim: Claim, rows: np.ndarray) -> dict[str, float]:
 
 def accuracy_sections(findings: Findings, claims: Sequence[Claim]) -> Iterator[Section]:
     """A section for each variable: who was told what, how near the answers were."""
-    for name in dict.fromkeys(claim.variable.name for claim in claims):
+    for name in dict.fromkeys(claim.variable.name for claim in claims if claim.who == OURS):
         own = [claim for claim in claims if claim.variable.name == name]
         is_class, unit = own[0].is_class, getattr(own[0].variable, "unit", "")
         shown = SHOWN[is_class]
@@ -49,10 +49,10 @@ def accuracy_sections(findings: Findings, claims: Sequence[Claim]) -> Iterator[S
 
 
 def _conclusion(findings: Findings, name: str, metric: str, own: Sequence[Claim], unit: str) -> str:
-    given = SCAN if any(claim.who == OURS and claim.given == SCAN for claim in own) else own[0].given
+    given = main_claims(own)[0].given
     ours = findings.value(SECTION, name, metric, given=given)
     constant = findings.value(SECTION, name, metric, who=CONSTANT, given=NOTHING)
-    exact = findings.value(SECTION, name, metric, who=EXACT, given=SCAN)
+    exact = findings.value(SECTION, name, metric, who=EXACT, given=given)
     assert ours is not None and constant is not None
     is_class = own[0].is_class
     gain = ours.value - constant.value if is_class else constant.value - ours.value
