@@ -46,9 +46,14 @@ VARIANTS = 4
 """Latents are cached for the image as it is and for this many less one augmented copies."""
 
 
+def preset_for(cohort: Cohort) -> str:
+    """The preset of who names none."""
+    return "tiny" if cohort.scans else "table"
+
+
 def train(
     cohort: Cohort | str | Path,
-    preset: str | Config = "tiny",
+    preset: str | Config | None = None,
     out: str | Path = "model",
     *,
     resume: bool = False,
@@ -61,6 +66,7 @@ def train(
 ) -> MetaVoxel:
     """Trains on a cohort and saves the model in the folder `out`.
 
+    preset: its name, or settings; default `preset_for` the cohort.
     resume: go on from what a stopped run left in `out`. init: a model to start from: its variables, network, weights and
     scalings. cache: where scans on the model's grid are kept between runs (default: in `out`, while training).
     split: a file of `metavoxel split`: only its part train is used, without the fold `fold`; the summary records it, and
@@ -68,7 +74,7 @@ def train(
     """
     whole = cohort if isinstance(cohort, Cohort) else read_cohort(cohort)
     cohort, taken = part_of(whole, split, "train", fold)
-    config = preset if isinstance(preset, Config) else preset_config(preset)
+    config = preset if isinstance(preset, Config) else preset_config(preset or preset_for(cohort))
     start = load(init, device=device) if init is not None else None
     schema = start.schema if start else infer_schema(cohort, config)
     for image in schema.images:

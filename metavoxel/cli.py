@@ -104,7 +104,9 @@ app.command()(evaluate)
 def train(
     cohort: CohortArg,
     out: Annotated[Path, typer.Option("-o", "--out", help="New model folder.")],
-    preset: Annotated[str, typer.Option(help="tiny, small or paper.")] = "tiny",
+    preset: Annotated[
+        str | None, typer.Option(help="tiny, small or paper; table. Default: tiny, or table without scans.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML laid over the preset.")] = None,
     init: Annotated[str | None, typer.Option(help="Model to start from: variables, network, weights, scalings.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped training in the same folder.")] = False,
@@ -123,18 +125,20 @@ def train(
     """Trains a joint model on a cohort; gaps in the table are allowed."""
     from dataclasses import replace
 
+    from metavoxel.build import preset_for
     from metavoxel.build import train as build
     from metavoxel.config import preset as named
     from metavoxel.config import read_config
     from metavoxel.data.cohort import read_cohort
     from metavoxel.data.review import read_names
 
-    settings = read_config(config, preset) if config else named(preset)
-    if seed is not None:
-        settings = replace(settings, seed=seed)
     data = read_cohort(cohort, names(variables), pattern, schema)
     if exclude is not None:
         data = data.exclude(read_names(exclude))
+    preset = preset or preset_for(data)
+    settings = read_config(config, preset) if config else named(preset)
+    if seed is not None:
+        settings = replace(settings, seed=seed)
     model = build(data, settings, out, resume=resume, init=init, cache=cache, device=device, split=split, fold=fold)
     figures = ", ".join(f"{k} {v:.3f}" for k, v in _validation(model.summary).items())
     say(f"model in {out} (validation: {figures})")

@@ -109,6 +109,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "reading": 580,
         "joint": {"steps": 730, "batch": 48, "rate": 1.5e-3, "matrix_rate": 0.015, "validate_every": 365},
     },
+    "table": {  # of facts alone: a step costs a hundredth, and a dozen columns are thousands of questions
+        "net": {"token_width": 96},
+        "joint": {"steps": 1500, "batch": 128, "rate": 1.5e-3, "matrix_rate": 0.015, "validate_every": 250},
+    },
     "small": {
         "shape": (64, 80, 64),
         "spacing": 2.5,

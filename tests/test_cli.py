@@ -13,6 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import metavoxel as mv
+from metavoxel.config import read_config
+
 
 def _scan(phantoms: Path, number: int = 1) -> Path:
     return phantoms / f"sub-{number:04d}/anat/sub-{number:04d}_T1w.nii.gz"
@@ -98,6 +101,14 @@ def test_train_fine_tunes(run, phantoms, untrained, tmp_path):
     config.write_text(settings)  # the model's own network is kept: its weights fit no other
     assert run("train", phantoms, "-o", tmp_path / "m", "--config", config, "--init", untrained)[0] == 0
     assert "holds no T1w" in run("train", _tables_only(phantoms, tmp_path), "-o", tmp_path / "n", "--init", untrained)[1]
+
+
+def test_the_default_preset_is_for_scans_or_for_a_table(run, phantoms, tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text("net: {token_width: 16}\njoint: {batch: 4, steps: 1}\n")
+    for cohort, preset in ((phantoms, "tiny"), (_tables_only(phantoms, tmp_path), "table")):
+        assert run("train", cohort, "-o", tmp_path / preset, "--config", config)[0] == 0
+        assert mv.load(tmp_path / preset).config == read_config(config, preset)
 
 
 def _tables_only(phantoms: Path, tmp_path: Path) -> Path:
