@@ -39,6 +39,7 @@ bench: $(READY)
 	$(BIN)/python bench/prepare.py accuracy
 	$(BIN)/python bench/index.py
 	$(BIN)/python bench/calibration.py
+	$(BIN)/python bench/calibration.py -n 4000
 	$(BIN)/python bench/surprise.py
 	$(BIN)/python bench/changes.py
 	$(BIN)/python bench/images.py

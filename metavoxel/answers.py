@@ -21,7 +21,7 @@ from metavoxel.latents import ImageCodec
 from metavoxel.laws import Mixture
 from metavoxel.loading import load_scan
 from metavoxel.methods import draw_facts
-from metavoxel.naming import QUANTILES, level_columns
+from metavoxel.naming import QUANTILES, answer_columns
 from metavoxel.posterior import encode_facts
 from metavoxel.question import Given
 from metavoxel.schema import Categorical, Continuous, Image, Schema
@@ -103,16 +103,14 @@ def tabulate(
         if isinstance(variable, Categorical):
             assert isinstance(law, Tensor)
             p = law.double().exp().expand(rows, -1).cpu().numpy()
-            answer[name] = np.array(variable.levels, dtype=object)[p.argmax(1)]
-            answer |= dict(zip(level_columns(name, variable.levels), p.T))
+            answer |= dict(zip(answer_columns(variable), (np.array(variable.levels, dtype=object)[p.argmax(1)], *p.T)))
             continue
         assert isinstance(law, Mixture)
         number = Belief(variable, law)
-        answer[f"{name}_mean"] = number.mean
-        answer[f"{name}_sd"] = drawn[name].std(1, ddof=1) if draws else number.std
+        sd = drawn[name].std(1, ddof=1) if draws else number.std
         levels = torch.tensor(list(QUANTILES.values()))
         found = quantiles(drawn[name], levels.numpy(), 1) if draws else number.quantiles(levels).T
-        answer |= {f"{name}_{q}": values for q, values in zip(QUANTILES, found)}
+        answer |= dict(zip(answer_columns(variable), (number.mean, sd, *found)))
     surprises = {image.name: surprise_of(denoiser, image, usual[image.name], known[image.name])
                  for image in schema.images if image.name in usual and image.name in known}  # fmt: skip
     answer |= {f"{name}_surprise": score for name, score in surprises.items()}

@@ -29,7 +29,7 @@ from metavoxel.latents import ImageCodec
 from metavoxel.loading import ImageStack, large_array, load_images
 from metavoxel.model import MetaVoxel, load
 from metavoxel.nets.autoencoder import Autoencoder
-from metavoxel.noise import Noise
+from metavoxel.noise import Noise, several
 from metavoxel.progress import one_bar, say
 from metavoxel.schema import Continuous, Image, Observed, Schema, State, Times, full_level
 from metavoxel.surprise import usual
@@ -217,7 +217,7 @@ def _questions(
     """Several questions about each row: `config.questions` sets of levels for its scalars, one for its images. One where
     the levels are shared: a second set would not be the images'."""
     n = config.questions if schema.images and schema.scalars and rule.separate else 1
-    many = Noise(config.seed + 1, (noise.index[:, None] * n + torch.arange(n, device=noise.index.device)).flatten())
+    many = Noise(config.seed + 1, several(noise.index, n))
     scans = {image.name for image in schema.images}
 
     def repeat(part: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -105,7 +105,7 @@ def train(
     cohort: CohortArg,
     out: Annotated[Path, typer.Option("-o", "--out", help="New model folder.")],
     preset: Annotated[
-        str | None, typer.Option(help="tiny, small or paper; table. Default: tiny, or table without scans.")
+        str | None, typer.Option(help="tiny, small, paper or table; default: table for a cohort without scans, else tiny.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML laid over the preset.")] = None,
     init: Annotated[str | None, typer.Option(help="Model to start from: variables, network, weights, scalings.")] = None,
@@ -370,22 +370,20 @@ def _numbers(text: str, option: str) -> list[int]:
 
 def _sidecar(schema: Any, columns: list[str]) -> dict[str, dict[str, object]]:
     """Units and levels of a prediction's columns, as BIDS writes them."""
-    from metavoxel.naming import NUMBER_COLUMNS
+    from metavoxel.naming import answer_columns
 
-    sidecar: dict[str, dict[str, object]] = {
-        f"{image.name}_surprise": {"Description": "How unlike the training scans the scan is; usual ones are near 1"}
-        for image in schema.images if f"{image.name}_surprise" in columns
-    }  # fmt: skip
+    told: dict[str, dict[str, object]] = {}
+    for image in schema.images:
+        unlike = "How unlike the training scans the scan is; usual ones are near 1"
+        told |= {column: {"Description": unlike} for column in answer_columns(image)}
     for variable in schema.scalars:
-        levels = list(getattr(variable, "levels", ()))
-        for column in columns:
-            if column == variable.name:
-                sidecar[column] = {"Description": "Most probable level", "Levels": {level: level for level in levels}}
-            elif levels and column.startswith(f"{variable.name}_p_"):
-                sidecar[column] = {"Description": f"Probability of {column.removeprefix(f'{variable.name}_p_')}"}
-            elif not levels and column in {f"{variable.name}_{part}" for part in NUMBER_COLUMNS}:
-                sidecar[column] = {"Units": variable.unit or "arbitrary"}
-    return sidecar
+        if levels := getattr(variable, "levels", ()):
+            words: list[dict[str, object]] = [{"Description": f"Probability of {level}"} for level in levels]
+            words.insert(0, {"Description": "Most probable level", "Levels": {level: level for level in levels}})
+            told |= dict(zip(answer_columns(variable), words))
+        else:
+            told |= {column: {"Units": variable.unit or "arbitrary"} for column in answer_columns(variable)}
+    return {column: about for column, about in told.items() if column in columns}
 
 
 def _validation(summary: dict[str, Any]) -> dict[str, float]:

@@ -18,7 +18,7 @@ from metavoxel.clocks import alpha, sigma
 from metavoxel.diffusion import encode_once, expect, tell
 from metavoxel.errors import MetavoxelError
 from metavoxel.laws import Mixture
-from metavoxel.noise import Noise
+from metavoxel.noise import Noise, several
 from metavoxel.processes import Discrete
 from metavoxel.question import Denoiser, Given, TellsLaws, laid_out
 from metavoxel.schema import Image, Schema, Variable
@@ -59,10 +59,8 @@ def log_likelihood(
     rows, stretches = len(value), levels // 2
     low, high = LOG_SNR
     width = (high - low) / stretches
-    device = value.device
-    stretch = torch.arange(stretches, device=device).repeat(rows)
-    noise = Noise(seed, torch.arange(rows, device=device).repeat_interleave(stretches) * stretches + stretch)
-    snr = torch.exp(low + width * (stretch + noise.uniform()))
+    noise = Noise(seed, several(torch.arange(rows, device=value.device), stretches))
+    snr = torch.exp(low + width * (noise.index % stretches + noise.uniform()))
     eps = noise.normal(*value.shape[1:])
     twice = _errors(denoiser, schema, given, variable, value, torch.log1p(1 / snr).repeat_interleave(2),
                     torch.stack([eps, -eps], 1).flatten(0, 1))  # fmt: skip

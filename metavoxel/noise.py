@@ -25,6 +25,11 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ _shift(x, 31)
 
 
+def several(rows: Tensor, n: int) -> Tensor:
+    """(rows * n,) indices of n streams of its own for each of these (rows,), one row's side by side."""
+    return (rows[:, None] * n + torch.arange(n, device=rows.device)).flatten()
+
+
 class Noise:
     """A stream of random numbers for the draws `index` (n,), int64. Every call continues each draw's own stream."""
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from metavoxel.denoiser import JointDenoiser, LearnedDenoiser, shown
 from metavoxel.diffusion import joint_loss, noised, taus_of
 from metavoxel.facts import facts_of
-from metavoxel.noise import Noise
+from metavoxel.noise import Noise, several
 from metavoxel.question import Given, laid_out
 from metavoxel.recalibration import even_tau
 from metavoxel.scalars import sureness
@@ -28,6 +28,8 @@ MOST_SUBSETS, TOLD = 32, 4096
 
 Batch = Callable[[Tensor], tuple[State, Observed]]
 """Rows of the cohort -> their clean values and which of them are known."""
+Question = tuple[dict[str, Given], State, Observed]
+"""What is given, what is true, and of whom each variable is asked."""
 
 
 def held_out_figures(denoiser: LearnedDenoiser, batch: Batch, rows: Tensor, times: TimesRule) -> dict[str, float]:
@@ -100,9 +102,9 @@ def surest(denoiser: LearnedDenoiser, batch: Batch, rows: Tensor) -> dict[str, t
     `scalars.sureness`. Only of scalars that are known of some of them and that there is something to tell from."""
     assert isinstance(denoiser, JointDenoiser)
     schema = denoiser.schema
-    if len(schema) < 2:
+    if not schema.scalars or len(schema) < 2:
         return {}
-    subsets = 1 if schema.images else max(1, min(MOST_SUBSETS, TOLD // max(len(rows), 1)))
+    subsets = max(1, min(MOST_SUBSETS, TOLD // max(len(rows), 1)))
     heard: dict[str, list[tuple[Tensor, ...]]] = {v.name: [] for v in schema.scalars}
     people = dict.fromkeys(heard, 0)
     for part in rows.split(CHUNK):
@@ -120,10 +122,6 @@ def surest(denoiser: LearnedDenoiser, batch: Batch, rows: Tensor) -> dict[str, t
     return found
 
 
-Question = tuple[dict[str, Given], State, Observed]
-"""What is given, what is true, and of whom each variable is asked."""
-
-
 def _given_images(schema: Schema, x0: State, observed: Observed) -> Question:
     return {v.name: Given(x0[v.name], observed=observed[v.name]) for v in schema.images}, x0, observed
 
@@ -132,8 +130,7 @@ def _given_subsets(x0: State, observed: Observed, rows: Tensor, subsets: int) ->
     """Each person's facts, given as many `subsets` of them: a draw of a table tells each fact given those before it, and
     factors found given all the others made what is told from few too sure. Of those asked, about as many know a tenth as
     nine tenths of the others: the share that is left is even in its logarithm."""
-    place = next(iter(x0.values())).device
-    noise = Noise(SEED, (rows.to(place)[:, None] * subsets + torch.arange(subsets, device=place)).flatten())
+    noise = Noise(SEED, several(rows.to(next(iter(x0.values())).device), subsets))
     left = len(x0) ** -noise.uniform()
     given, asked = {}, {}
     x0 = {name: x.repeat_interleave(subsets, 0) for name, x in x0.items()}
@@ -147,8 +144,6 @@ def _told(
     denoiser: JointDenoiser, given: dict[str, Given], x0: State, asked: Observed
 ) -> Iterator[tuple[str, tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]]:
     """What `scalars.sureness` takes of each scalar, of the rows that are asked: one evaluation serves all."""
-    if not denoiser.schema.scalars:
-        return
     rows = torch.arange(len(next(iter(asked.values()))), device=denoiser.device)
     state, times = laid_out(denoiser.schema.variables, given, rows, len(rows))
     reader = denoiser.freeze(state, times)

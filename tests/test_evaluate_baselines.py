@@ -140,6 +140,7 @@ def test_one_that_fails_does_not_stop_the_others(cohort: Cohort, tmp_path: Path,
     assert status == 1 and "vit: " in error and "holds no scan" in error and "trees: done" in error
     record = json.loads((tmp_path / "b" / RECORD).read_text())
     assert list(record["baselines"]) == ["trees"] and "holds no scan" in record["failed"]["vit"]
+    assert sizes("table").densenet == sizes("tiny").densenet  # not the paper's
     status, error = run("baselines", table, "-o", tmp_path / "all")
     assert status == 0 and "baselines: trees" in error and "failed" not in error
 

@@ -69,8 +69,8 @@ def images(
         real, other = (real[np.sort(half)] for half in halves)
     size = min(len(gallery.made), len(other))
     some = np.sort(rng.permutation(len(other))[:size])
-    for number, (space, see) in enumerate(spaces.items()):
-        progress(number, len(spaces))
+    progress(0, len(spaces))
+    for number, (space, see) in enumerate(spaces.items(), start=1):
         made, true, floor = (see(np.asarray(scans)) for scans in (gallery.made, real, other[some]))
         shown = (list(gallery.made), list(other[some])) if see is as_voxels else None
         found = [against_floor(made[plane], true[plane], floor[plane], shown, seed) for plane in made]
@@ -82,7 +82,7 @@ def images(
             for metric in planes[0]:
                 value = float(np.mean([plane[metric] for plane in planes]))
                 yield Figure(SECTION, gallery.name, f"{space}: {metric}", value, who, n=size)
-        progress(number + 1, len(spaces))
+        progress(number, len(spaces))
 
 
 def copies(gallery: Gallery, spaces: Mapping[str, See], seed: int, progress: Progress) -> dict[str, Audit]:
@@ -92,12 +92,12 @@ def copies(gallery: Gallery, spaces: Mapping[str, See], seed: int, progress: Pro
     people = (rows["participant_id"].to_numpy() for rows in (gallery.training_rows, gallery.real_rows))
     of_training, of_real = people
     found = {}
-    for number, (space, see) in enumerate(spaces.items()):
-        progress(number, len(spaces))
+    progress(0, len(spaces))
+    for number, (space, see) in enumerate(spaces.items(), start=1):
         made, training, real = (see(np.asarray(x)) for x in (gallery.made, gallery.training, gallery.real))
         if "whole" in made:
             found[space] = audit(made["whole"], training["whole"], real["whole"], of_training, of_real, seed)
-        progress(number + 1, len(spaces))
+        progress(number, len(spaces))
     return found
 
 

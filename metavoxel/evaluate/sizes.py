@@ -1,4 +1,4 @@
-"""How large the baselines are, by preset: `tiny` for a CPU, `small` for a GPU, `paper` at the paper's resolution."""
+"""How large the baselines are, by preset: `tiny`, `table` for a CPU, `small` for a GPU, `paper` at the paper's size."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,7 @@ def sizes(name: str, config: Path | None = None) -> Sizes:
     """The sizes of a preset; config: a YAML file that the joint model was trained with, laid over it."""
     joint = read_config(config, name) if config else preset(name)
     grid = {"shape": joint.shape, "spacing": joint.spacing}
-    if name == "tiny":
+    if name in ("tiny", "table"):
         net = {"architecture": "paper", "widths": (16, 32, 64), "blocks": 1}
         # full voxels would cost the paper's network hours here: it reads a latent, as in the paper, of half the grid
         coding = {"codec": "autoencoder", "autoencoder": {"channels": (8, 16), "latent_channels": 4},

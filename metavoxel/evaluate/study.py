@@ -16,7 +16,7 @@ from metavoxel.data.cohort import Cohort
 from metavoxel.data.table import bare_id
 from metavoxel.errors import MetavoxelError
 from metavoxel.loading import ImageStack, load_images
-from metavoxel.naming import level_columns
+from metavoxel.naming import answer_columns
 from metavoxel.progress import one_bar
 from metavoxel.schema import Categorical, Image, Scalar, Schema
 from metavoxel.variables import infer_schema
@@ -74,8 +74,7 @@ class Part:
         for name, values in answers.items():
             variable = self.schema.scalar(name)
             if isinstance(variable, Categorical):
-                columns[name] = _most_probable(variable, values)
-                columns |= dict(zip(level_columns(name, variable.levels), values.T))
+                columns |= dict(zip(answer_columns(variable), (_most_probable(variable, values), *values.T)))
             else:
                 columns[f"{name}_mean"] = values
         unanswered = [any(np.isnan(values[row]).any() for values in answers.values()) for row in range(len(self))]
