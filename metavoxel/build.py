@@ -40,6 +40,8 @@ from metavoxel.validation import CHUNK, believe, held_out_figures, recalibrate
 from metavoxel.variables import infer_schema, left_out
 
 MAX_USUAL = 256
+MAX_FITTED = 20_000
+"""Rows at most that images are standardised by and their laws fitted to."""
 FACTS_ROWS, FACTS_WEIGHT = 512, 0.25
 """Of a step's questions about people without a scan."""
 VARIANTS = 4
@@ -161,7 +163,7 @@ def fit(
         latents = None if autoencoder is None else _encode_all(codec, stack, config, cache, place, quiet)
         sources[image.name] = _Source(codec, stack, latents, config.augment)
         if not start:
-            sources[image.name].fit(training[own])
+            sources[image.name].fit(_some(training[own]))
     codecs = {name: source.codec for name, source in sources.items()}
     schema = schema.with_latents({name: codec.image.fitted for name, codec in codecs.items()})
     data = _Data(schema, sources, scalars, known, place)
@@ -172,7 +174,7 @@ def fit(
             denoiser.forget_held_out()  # found anew of the new people
     if isinstance(denoiser, JointDenoiser):
         for name, source in sources.items():
-            denoiser.law(name).fit(source.clean, training[source.stack.present[training]], facts)
+            denoiser.law(name).fit(source.clean, _some(training[source.stack.present[training]]), facts)
 
     reading = config.reading if schema.images and schema.scalars else 0
 
@@ -209,6 +211,11 @@ def fit(
     model = MetaVoxel(schema, denoiser, codecs, config, summary)
     model.save(folder)
     return model
+
+
+def _some(rows: Tensor) -> Tensor:
+    """MAX_FITTED of them at most, evenly spread."""
+    return rows[torch.linspace(0, len(rows) - 1, min(len(rows), MAX_FITTED)).round().long()]
 
 
 def _questions(
@@ -268,7 +275,7 @@ class _Source:
             variant = noise.integers(len(self.latents)).cpu() if change and noise else torch.zeros_like(rows)
             raw = torch.from_numpy(self.latents[variant.numpy(), rows.numpy()]).float().to(place)
             return self.codec.standardise(raw)
-        voxels = self.stack.rows(rows).to(place)
+        voxels = self.stack.rows(rows, place)
         return self.codec.encode(augment(voxels[:, None], noise)[:, 0] if change and noise else voxels)
 
 
@@ -321,7 +328,7 @@ def _train_autoencoder(
     def step(module: nn.Module, k: int) -> tuple[Tensor, dict[str, float]]:
         assert isinstance(module, Autoencoder)
         noise = Noise(config.seed, torch.arange(config.encoding.batch, device=place) + k * config.encoding.batch)
-        voxels = stack.rows(training[noise.integers(len(training)).cpu()]).to(place)[:, None]
+        voxels = stack.rows(training[noise.integers(len(training)).cpu()], place)[:, None]
         x = augment(voxels, noise) if config.augment else voxels
         return module.loss(x, noise.normal(config.autoencoder.latent_channels, *grid))
 

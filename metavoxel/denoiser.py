@@ -140,7 +140,8 @@ class JointDenoiser(nn.Module):
             scan, tokens, facts = scan.rows(rows), tokens[rows], [fact.rows(rows) for fact in facts]
             state, times = ({v.name: part[v.name][rows] for v in images} for part in (state, times))
         taus = {image.name: image.clock.tau(once(times[image.name])) for image in images}
-        expected = {name: self.law(name).given(facts).expect(state[name], tau) for name, tau in taus.items()}
+        with torch.autocast(self.device.type, enabled=False):
+            expected = {name: self.law(name).given(facts).expect(state[name], tau) for name, tau in taus.items()}
         raw = self.net.finish(self.net.decode(scan, tokens), [image.features() for image in expected.values()])
         means = side_by_side(facts, len(tokens))
         found = {name: image.within(self.recalibration(name)(image.corrected(raw[name]), taus[name], means))

@@ -1,6 +1,7 @@
 """What is expected of a whole image before the network speaks: a normal law about the mean of people with such facts.
 
-    x_0 = mean + slopes . facts + factors . z + what neighbours share + rest,   z ~ N(0, I), rest independent in every entry
+    x_0 = mean + slopes . facts + stretch (factors . z + what neighbours share + rest),   z ~ N(0, I), rest independent in
+    every entry, stretch = exp(spreads . facts): old brains differ by more, around their ventricles, than young ones
 
 Age moves every voxel by little, the size of a head thousands of voxels together, a fold those beside it (see `neighbours`).
 A network alone takes days to follow them; under this law all are exact from the first step, whatever is known of the image
@@ -15,14 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from metavoxel.clocks import alpha, sigma
-from metavoxel.facts import Told
+from metavoxel.facts import Told, side_by_side
 from metavoxel.neighbours import SHIFTS, SIDE, Neighbours, Seen, Tiling, components, fitted, shares, worthwhile
+from metavoxel.spreads import FLOOR, RIDGE, spreads_of, stretch_of
 
 CHUNK = 32
-RIDGE = 10.0
-"""Pseudo-people of the average kind, against chance in small cohorts."""
-FLOOR = 0.02
-"""Least variance of an entry, of their average: a background that never varied in training may vary a little in use."""
 MOST_FACTORS, ENTRIES_A_FACTOR, MOST_NEIGHBOURS = 32, 20, 24
 PEOPLE_A_FACTOR = 20
 MOST_PEOPLE, MOST_NUMBERS = 2000, 10**8
@@ -53,9 +51,11 @@ class ImageLaw(nn.Module):
     mean: Tensor
     variance: Tensor
     slopes: Tensor
+    spreads: Tensor
+    """(facts, channels, *grid): of the log of what people with the same facts differ by, the slopes on these facts."""
     factors: Tensor
     rest: Tensor
-    """Variance that facts and factors leave."""
+    """Variance that facts and factors leave, where nothing is stretched."""
     local: Tensor
     """(tilings, components, channels, *grid): what of the rest neighbours share."""
     local_rest: Tensor
@@ -74,6 +74,7 @@ class ImageLaw(nn.Module):
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("variance", torch.ones(shape))
         self.register_buffer("slopes", torch.zeros(facts, *shape))
+        self.register_buffer("spreads", torch.zeros(facts, *shape))
         self.register_buffer("factors", torch.zeros(factors, *shape))
         self.register_buffer("rest", torch.ones(shape))
         self.register_buffer("local", torch.zeros(len(self.tilings), neighbours, *shape))
@@ -91,6 +92,7 @@ class ImageLaw(nn.Module):
         self.mean.copy_(mean)
         self.variance.copy_(variance.clamp_min(floor))
         self.slopes.copy_(slopes)
+        self.spreads.zero_()
         self.factors.zero_()[: len(factors)] = factors
         self.rest.copy_(rest.clamp_min(floor))
         self.local.zero_()
@@ -99,7 +101,7 @@ class ImageLaw(nn.Module):
 
     def fit(self, entries: Callable[[Tensor], Tensor], rows: Tensor, facts: Tensor) -> None:
         """Of people: entries(rows) gives (n, channels, *grid) standardised; facts (people, facts) are theirs, of mean 0, 0
-        where missing. Slopes by ridge regression, factors from what it leaves, neighbours from what the factors leave."""
+        where missing. Slopes by ridge regression, spreads and factors from what it leaves, neighbours from the rest."""
         facts = facts.double()
         total = square = cross = torch.zeros((), dtype=torch.float64)
         low, high = torch.tensor(torch.inf), torch.tensor(-torch.inf)
@@ -122,12 +124,22 @@ class ImageLaw(nn.Module):
         chosen = rows[torch.linspace(0, len(rows) - 1, people).round().long()]
         usual = (mean + torch.tensordot(facts[part].float(), slopes, dims=1) for part in chosen.split(CHUNK))
         off = torch.cat([entries(part) - expected for part, expected in zip(chosen.split(CHUNK), usual)])
-        judges = torch.arange(people) % max(10, people // HALVED) == 0
-        halved, off = off[judges], off[~judges]
-        factors = components(off.flatten(1), min(len(self.factors), people // PEOPLE_A_FACTOR)).reshape(-1, *mean.shape)
-        self.set(mean, variance.float(), slopes, factors, rest.float() - (factors**2).sum(0))
+        self.set(mean, variance.float(), slopes, slopes[:0], rest.float())
         self.low.copy_(low)
         self.high.copy_(high)
+        self.fit_rest(off, facts[chosen].float(), rest.float())
+
+    def fit_rest(self, off: Tensor, facts: Tensor, rest: Tensor) -> None:
+        """What mean and slopes leave: off (people, channels, *grid), of people with such facts (people, facts); rest: its
+        variance (channels, *grid), perhaps of more people than are here."""
+        people, spreads, before = len(off), spreads_of(off, facts), off.square().mean(0)
+        off = off / stretch_of(spreads, facts)
+        rest = rest * off.square().mean(0) / before.clamp_min(FLOOR * before.mean())
+        judges = torch.arange(people) % max(10, people // HALVED) == 0
+        halved, off = off[judges], off[~judges]
+        factors = components(off.flatten(1), min(len(self.factors), people // PEOPLE_A_FACTOR)).reshape(-1, *rest.shape)
+        self.set(self.mean, self.variance, self.slopes, factors, rest - (factors**2).sum(0))
+        self.spreads.copy_(spreads)
         self._fit_neighbours(off)
         self._fit_doubt(halved)
 
@@ -173,8 +185,9 @@ class ImageLaw(nn.Module):
 
     def given(self, facts: Sequence[Told]) -> "Conditional":
         """Of people of whom so much is told. What a fact leaves open of itself is spread along its slopes."""
-        mean, residual = self.mean[None], self.rest + (self.factors**2).sum(0)
-        variance = residual[None]
+        stretch = stretch_of(self.spreads, side_by_side(facts, 1))
+        mean, residual = self.mean[None], (self.rest + (self.factors**2).sum(0)) * stretch**2
+        variance = residual
         widths = [fact.mean.shape[1] for fact in facts]
         for fact, slopes in zip(facts, self.slopes.split(widths)):
             mean = mean + torch.tensordot(fact.mean, slopes, dims=1)
@@ -184,8 +197,8 @@ class ImageLaw(nn.Module):
         rows, k = len(mean), len(self.factors)
         spread = torch.maximum(variance, residual)
         blocks = [*(fact.covariance for fact in facts), torch.eye(k, device=mean.device).expand(rows, k, k)]
-        ends = self.low, self.high
-        return Conditional(mean, spread, ends, _block_diagonal(blocks), self._neighbours(), self.shares, self.doubt)
+        ends, covariance = (self.low, self.high), _block_diagonal(blocks)
+        return Conditional(mean, spread, ends, covariance, self._neighbours(), self.shares, self.doubt, stretch)
 
     def _neighbours(self) -> list[Neighbours]:
         """Of each tiling; made anew where a buffer was changed or moved."""
@@ -226,6 +239,8 @@ class Conditional:
     """(tilings, *grid)."""
     doubt: Tensor
     """(): what known entries say of the rest of the image is divided by it."""
+    stretch: Tensor
+    """(rows or 1, channels, *grid)."""
 
     def expect(self, x: Tensor, tau: Tensor) -> "Expected":
         """Of the clean image, given that it was noised to x.
@@ -243,13 +258,14 @@ class Conditional:
         return Expected(own, spread, a * (x - a * own) / noise.clamp_min(LEAST), self.ends)
 
     def _expected(self, local: Neighbours, x: Tensor, a: Tensor, noise: Tensor, known: Tensor) -> Tensor:
-        """E[x_0 | x_t] by one tiling; known: where x is x_0 itself."""
-        with torch.autocast(x.device.type, enabled=False):
-            gain = a / (a**2 * local.rest + noise**2)
-            seen = local.seen(a * gain)
-            mean = self.mean + self._common(seen, gain * (x - a * self.mean), known)
-            mean = mean + seen.expected(gain * (x - a * mean))
-            return mean + local.rest * gain * (x - a * mean)
+        """E[x_0 | x_t] by one tiling; known: where x is x_0 itself. Divided by the stretch, what is off has the same law in
+        everybody, and only the noise differs."""
+        off = (x - a * self.mean) / self.stretch
+        gain = a / (a**2 * local.rest + (noise / self.stretch) ** 2)
+        seen = local.seen(a * gain)
+        found = self._common(seen, gain * off, known)
+        found = found + seen.expected(gain * (off - a * found))
+        return self.mean + self.stretch * (found + local.rest * gain * (off - a * found))
 
     def _common(self, seen: Seen, weighed: Tensor, known: Tensor) -> Tensor:
         """How the image's facts and factors move it, by all of its entries: (rows, channels, *grid).

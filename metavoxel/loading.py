@@ -46,9 +46,9 @@ class ImageStack:
     def __len__(self) -> int:
         return len(self.voxels)
 
-    def rows(self, index: Tensor) -> Tensor:
+    def rows(self, index: Tensor, place: torch.device | str = "cpu") -> Tensor:
         """(n, *shape) float32; zeros where missing."""
-        return torch.from_numpy(self.voxels[index.cpu().numpy()].astype(np.float32))
+        return torch.from_numpy(np.ascontiguousarray(self.voxels[index.cpu().numpy()])).to(place).float()
 
     def mark(self) -> str:
         """Digits that tell these images from others by a few of them, wherever their files are."""

@@ -46,8 +46,8 @@ class Usual:
 
     def surprise(self, features: Tensor) -> Tensor:
         """Mahalanobis distance over sqrt(k): near 1 for people such as those in training; (rows,)."""
-        off = (features - self.mean).double()
-        return torch.sqrt((off * torch.linalg.solve(self.covariance.double(), off.T).T).mean(1)).float()
+        off = (features - self.mean.to(features)).double()
+        return torch.sqrt((off * torch.linalg.solve(self.covariance.to(off), off.T).T).mean(1)).float()
 
     def to_dict(self) -> dict[str, object]:
         return {"mean": self.mean.tolist(), "covariance": self.covariance.tolist()}

@@ -159,7 +159,10 @@ class _Run:
         if saved["settings"] != json.loads(json.dumps(asdict(self.settings))):
             raise MetavoxelError(f"{self.path}: was trained with other settings; use the same ones, or no --resume")
         load_weights(self.module, _part(tensors, "weights"), self.path)
-        self.average, self.best = _part(tensors, "average"), _part(tensors, "best")
+        own = self.module.state_dict()
+        self.average, self.best = (
+            {name: x.to(own[name].device) for name, x in _part(tensors, part).items()} for part in ("average", "best")
+        )
         self.step, self.best_figures = saved["step"], saved["best"]
         for which, optimiser in enumerate(self.optimisers):
             state: dict[int, dict[str, Tensor]] = {}

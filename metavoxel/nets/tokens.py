@@ -180,7 +180,8 @@ class Tokens(nn.Module):
 
     def read(self, tokens: Tensor) -> dict[str, Tensor]:
         """Raw answers: (n, levels) for a class, (n, 2) for a number: mean and sharpness of what all else says of it."""
-        return {spec.name: self.heads[i](tokens[:, i]).float() for i, spec in enumerate(self.specs)}
+        with torch.autocast(tokens.device.type, enabled=False):  # an answer has more than bfloat16's three digits
+            return {spec.name: self.heads[i](tokens[:, i].float()) for i, spec in enumerate(self.specs)}
 
 
 def _beside(own: KeysValues, registers: KeysValues) -> KeysValues:
