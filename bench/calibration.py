@@ -77,7 +77,7 @@ def told_male(model: mv.MetaVoxel, people: mv.Cohort) -> np.ndarray:
     answers = []
     for batch in batches(model.schema, model.codecs, people, {}, model.device):
         answers.append(expect(model.denoiser, model.schema, batch.known, ["sex"])["sex"].exp()[:, 1])
-    return torch.cat(answers).numpy()
+    return torch.cat(answers).cpu().numpy()
 
 
 def both(male: np.ndarray) -> np.ndarray:

@@ -1,10 +1,13 @@
 """Teaches a model to read by what models say of a scan and of its mirror image, on average, beside people's own facts.
 
-    python bench/distil.py MODEL OUT --cohort COHORT --cache FOLDER --teacher MODEL [--teacher MODEL ...] [--steps N]
+    python bench/distil.py MODEL OUT --teacher MODEL [--teacher MODEL ...] [-n 10000] [--steps 600]
 
 A person's own age is off from what the scan can tell by eight years, the teachers' mean by two (Hinton et al. 2015; of a
-model's own answers to changed inputs, Laine and Aila 2017). Only what reads is taught: the decoder and the laws stay. For
-models of one image, numbers and classes, that know all of everybody. Then `bench/heads.py`.
+model's own answers to changed inputs, Laine and Aila 2017). On fresh phantoms. Only what reads is taught: the decoder and
+the laws stay. The network is then the mean of what it was and what it became, which draws as well as the one and reads
+nearly as well as the other (Wortsman et al. 2022: robust fine-tuning). How sure answers may be (see `scalars.sureness`),
+where images are off (see `recalibration`) and what is usual of a scan (see `surprise`) is found of other phantoms.
+--publish: `metavoxel.load("phantom")` then loads it.
 """
 
 import argparse
@@ -12,24 +15,33 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from package import averaged
+from images import scans
+from package import cohort
 from rich.progress import track
 from torch import Tensor, nn
 
 import metavoxel as mv
 from metavoxel.augment import augment
+from metavoxel.build import MAX_USUAL
+from metavoxel.checkpoint import read_tensors
 from metavoxel.config import Optimiser
+from metavoxel.data import phantom
 from metavoxel.denoiser import FrozenScan, JointDenoiser
 from metavoxel.diffusion import joint_loss
-from metavoxel.loading import ImageStack, load_images
+from metavoxel.laws import Factor
+from metavoxel.loading import ImageStack
+from metavoxel.model import PACKAGED
 from metavoxel.noise import Noise
 from metavoxel.question import Given, laid_out
 from metavoxel.scalars import clean
 from metavoxel.schema import Categorical, Observed, Scalar, Schema, State
+from metavoxel.surprise import usual
 from metavoxel.times import MixtureTimes
-from metavoxel.training import Step, optimise
+from metavoxel.training import optimise
+from metavoxel.validation import CHUNK, believe, recalibrate
 
-BATCH, QUESTIONS, TAUGHT_BATCH = 48, 4, 100
+SEED, BATCH, QUESTIONS, TAUGHT_BATCH = 2028, 48, 4, 100
+FRESH, FRESH_SEED = 3000, 77_011
 WEIGHT = 4.0
 """Of the teachers' word, in nats, beside people's own facts."""
 
@@ -52,12 +64,12 @@ def shown(model: mv.MetaVoxel, voxels: Tensor) -> tuple[FrozenScan, State]:
 
 
 @torch.no_grad()
-def taught(teachers: list[mv.MetaVoxel], scans: ImageStack, scalars: Sequence[Scalar], people: int) -> State:
+def taught(teachers: list[mv.MetaVoxel], stack: ImageStack, scalars: Sequence[Scalar], people: int) -> State:
     """Scalar -> what the teachers say of every scan as it is and mirrored, as raw outputs: normal factors multiplied, log
     probabilities averaged."""
     said: dict[str, list[Tensor]] = {v.name: [] for v in scalars}
     for rows in track(torch.arange(people).split(TAUGHT_BATCH), "teachers"):
-        voxels = scans.rows(rows)
+        voxels = stack.rows(rows)
         answers = [shown(teacher, x)[1] for teacher in teachers for x in (voxels, voxels.flip(1))]
         for v in scalars:
             raw = torch.stack([answer[v.name] for answer in answers])
@@ -78,28 +90,35 @@ def missed(scalars: Sequence[Scalar], teacher: State, raw: State) -> Tensor:
     for v in scalars:
         nothing, tau = state[v.name], v.clock.tau(times[v.name])
         if isinstance(v, Categorical):
-            told, own = (clean(v, x, nothing, tau) for x in (teacher[v.name], raw[v.name]))
-            parts.append((told.exp() * (told - own)).sum(-1).mean())
+            believed, own = (clean(v, x, nothing, tau) for x in (teacher[v.name], raw[v.name]))
+            parts.append((believed.exp() * (believed - own)).sum(-1).mean())
             continue
-        mean, variance = v.law.given(nothing, tau, (teacher[v.name][:, 0], teacher[v.name][:, 1]))
-        likely = [v.law.gain(mean, nothing, tau, (x[:, 0], x[:, 1])) - 0.5 * x[:, 1] ** 2 * variance
+        told = v.law.given(nothing, tau, _factor(teacher[v.name]))
+        mean, variance = told.mean(), told.variance()
+        likely = [v.law.gain(mean, nothing, tau, _factor(x)) - 0.5 * x[:, 1] ** 2 * variance
                   for x in (teacher[v.name], raw[v.name])]  # fmt: skip
         parts.append((likely[0] - likely[1]).mean())
     return torch.stack(parts).sum()
 
 
-def learn(model: mv.MetaVoxel, cohort: mv.Cohort, scans: ImageStack, teacher: State, out: Path, settings: Optimiser,
-          seed: int) -> None:  # fmt: skip
-    """In place: the last averaged weights."""
+def _factor(raw: Tensor) -> Factor:
+    """A number's raw output, of one factor -> what all else says of it."""
+    mean, sharpness = raw.split(1, -1)
+    return Factor(mean, sharpness, torch.zeros_like(mean))
+
+
+def learn(
+    model: mv.MetaVoxel, facts: State, stack: ImageStack, teacher: State, out: Path, settings: Optimiser
+) -> None:
+    """In place: of the last averaged weights, which nobody held out has judged, the mean with those of before."""
     scalars, rule = model.schema.scalars, MixtureTimes().reading()
-    facts = {v.name: v.encode(cohort.column(v.name))[0] for v in scalars}
     known: Observed = {v.name: torch.ones(BATCH * QUESTIONS, dtype=torch.bool) for v in model.schema}
 
     def step(_: nn.Module, k: int) -> tuple[Tensor, dict[str, float]]:
-        noise = Noise(seed, torch.arange(BATCH) + k * BATCH)
-        rows = noise.integers(len(cohort))
-        scan, raw = shown(model, augment(scans.rows(rows)[:, None], noise)[:, 0])
-        many = Noise(seed + 1, (noise.index[:, None] * QUESTIONS + torch.arange(QUESTIONS)).flatten())
+        noise = Noise(SEED, torch.arange(BATCH) + k * BATCH)
+        rows = noise.integers(len(stack))
+        scan, raw = shown(model, augment(stack.rows(rows)[:, None], noise)[:, 0])
+        many = Noise(SEED + 1, (noise.index[:, None] * QUESTIONS + torch.arange(QUESTIONS)).flatten())
         times = rule.draw(model.schema, known, many)
         x0 = {name: x[rows].repeat_interleave(QUESTIONS, 0) for name, x in facts.items()}
         own = joint_loss(scan, Schema(scalars), x0, known, {name: times[name] for name in x0}, many).total
@@ -107,43 +126,51 @@ def learn(model: mv.MetaVoxel, cohort: mv.Cohort, scans: ImageStack, teacher: St
         return own + WEIGHT * soft, {"own": own.item(), "taught": soft.item()}
 
     denoiser = joint(model)
-    train(denoiser, step, settings, out, denoiser.net.trunk_matrices())
+    before = {name: x.clone() for name, x in denoiser.net.state_dict().items()}
+    optimise(denoiser, step, lambda _: {"loss": 0.0}, settings, out / "training", "joint", denoiser.net.trunk_matrices())
+    tensors, _ = read_tensors(out / "training" / "joint.safetensors")
+    became = {name.removeprefix("average/net."): x for name, x in tensors.items() if name.startswith("average/net.")}
+    denoiser.net.load_state_dict({name: (x + became[name]) / 2 for name, x in before.items()})
 
 
-def train(denoiser: JointDenoiser, step: Step, settings: Optimiser, out: Path, matrices: Sequence[Tensor]) -> None:
-    """In place: the last averaged weights, which nobody held out has judged."""
-    optimise(denoiser, step, lambda _: {"loss": 0.0}, settings, out / "training", "joint", matrices)
-    denoiser.load_state_dict(averaged(out))
+def ask_fresh_people(model: mv.MetaVoxel) -> None:
+    """How sure it may be, where it is off, and what is usual of a scan, in place."""
+    image, people = model.first_image(), phantom.subjects(FRESH, FRESH_SEED)
+    voxels = torch.from_numpy(scans(people, FRESH_SEED, image))
+    facts = {v.name: v.encode(people[v.name])[0] for v in model.schema.scalars}
 
+    def batch(rows: Tensor) -> tuple[State, Observed]:
+        x0 = {image.name: model.codecs[image.name].encode(voxels[rows]), **{name: x[rows] for name, x in facts.items()}}
+        return x0, {name: torch.ones(len(rows), dtype=torch.bool) for name in x0}
 
-def command(steps: int) -> argparse.ArgumentParser:
-    """What is asked of whoever teaches a model anew."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("model")
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--cohort", type=Path, required=True)
-    parser.add_argument("--cache", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=steps)
-    return parser
+    assert isinstance(model.denoiser, JointDenoiser)
+    recalibrate(model.denoiser, batch, torch.arange(FRESH), MixtureTimes())
+    believe(model.denoiser, batch, torch.arange(FRESH))
+    entries = model.codecs[image.name].encode(voxels[:MAX_USUAL])
+    model.summary["usual"] = {image.name: usual(model.denoiser, image, entries.split(CHUNK)).to_dict()}
 
 
 def main() -> None:
-    parser = command(steps=1000)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model")
+    parser.add_argument("out", type=Path)
     parser.add_argument("--teacher", action="append", required=True)
-    parser.add_argument("--rate", type=float, default=3e-4)
-    parser.add_argument("--average", type=float, default=0.998)
-    parser.add_argument("--seed", type=int, default=14)
+    parser.add_argument("-n", type=int, default=10_000)
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--publish", action="store_true")
     options = parser.parse_args()
     model, teachers = mv.load(options.model), [mv.load(name) for name in options.teacher]
     for teacher in teachers:
         joint(teacher)
-    cohort = mv.read_cohort(options.cohort)
-    scans = load_images(cohort, model.first_image(), options.cache)
-    said = taught(teachers, scans, model.schema.scalars, len(cohort))
-    rates = {"rate": options.rate, "matrix_rate": options.rate * 20 / 3}
-    settings = Optimiser(steps=options.steps, batch=BATCH, average=options.average, validate_every=100, **rates)
-    learn(model, cohort, scans, said, options.out, settings, options.seed)
-    model.save(options.out)
+    scalars, people = model.schema.scalars, phantom.subjects(options.n, SEED)
+    stack = cohort(options.out / "scans.npy", model.first_image(), options.n, SEED)
+    said = taught(teachers, stack, scalars, options.n)
+    settings = Optimiser(steps=options.steps, batch=BATCH, average=0.998, validate_every=100, rate=3e-4, matrix_rate=2e-3)
+    learn(model, {v.name: v.encode(people[v.name])[0] for v in scalars}, stack, said, options.out, settings)
+    ask_fresh_people(model)
+    model.save(options.out, half=True)
+    if options.publish:
+        model.save(PACKAGED / "phantom", half=True)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def scans(people: pd.DataFrame, seed: int, image: mv.Image) -> np.ndarray:
     """(people, *shape) as a model sees them."""
     made = render(people, seed=seed, shape=image.shape, spacing=image.spacing[0])  # type: ignore[arg-type]
     affine, grid = affine_of(image), grid_of(image, Path())
-    return np.stack([conform(Volume(voxels, affine), grid).array for voxels in torch.cat(list(made))[:, 0].numpy()])
+    return np.stack([conform(Volume(voxels, affine), grid).array for voxels in torch.cat(list(made))[:, 0].cpu().numpy()])
 
 
 @torch.no_grad()
@@ -58,9 +58,9 @@ def drawn(model: mv.MetaVoxel, people: pd.DataFrame, steps: int) -> np.ndarray:
     image, parts = model.first_image(), []
     for first in range(0, len(people), BATCH):
         some = people.iloc[first : first + BATCH]
-        facts = {name: Given(model.schema.scalar(name).encode(some[name])[0]) for name in ("age", "sex")}
+        facts = {name: Given(model.schema.scalar(name).encode(some[name])[0].to(model.device)) for name in ("age", "sex")}
         found = sample(model.denoiser, model.schema, facts, [image.name], 1, images_plan(steps), DPM2M, first_row=first)
-        parts.append(model.codecs[image.name].decode(found[image.name].reshape(-1, *image.entry_shape)).numpy())
+        parts.append(model.codecs[image.name].decode(found[image.name].reshape(-1, *image.entry_shape)).cpu().numpy())
     return np.concatenate(parts)
 
 

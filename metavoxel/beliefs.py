@@ -46,7 +46,7 @@ class Belief:
             mean = law.mean()
             return variable.decode(mean), variable.decode(mean + law.variance().sqrt()) - variable.decode(mean)
         nodes, weights = hermegauss(NODES)
-        scores = law.means[..., None] + law.variances.sqrt()[..., None] * torch.tensor(nodes, dtype=torch.float32)
+        scores = law.means[..., None] + law.variances.sqrt()[..., None] * torch.tensor(nodes).to(law.means)
         share = law.shares.double().numpy(force=True)[..., None] * weights / weights.sum()
         values = variable.decode(scores)
         mean = (share * values).sum((1, 2))

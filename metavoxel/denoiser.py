@@ -143,7 +143,7 @@ class JointDenoiser(nn.Module):
         with torch.autocast(self.device.type, enabled=False):
             expected = {name: self.law(name).given(facts).expect(state[name], tau) for name, tau in taus.items()}
         raw = self.net.finish(self.net.decode(scan, tokens), [image.features() for image in expected.values()])
-        means = side_by_side(facts, len(tokens))
+        means = side_by_side(facts, len(tokens), self.device)
         found = {name: image.within(self.recalibration(name)(image.corrected(raw[name]), taus[name], means))
                  for name, image in expected.items()}  # fmt: skip
         return found if asked.all() else {name: clean[name].index_copy(0, rows, x) for name, x in found.items()}

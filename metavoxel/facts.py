@@ -57,11 +57,13 @@ def told(scalars: Sequence[Scalar], state: State, times: Times, rows: int) -> li
     return parts
 
 
-def facts_of(scalars: Sequence[Scalar], state: State, times: Times, rows: int) -> Tensor:
+def facts_of(
+    scalars: Sequence[Scalar], state: State, times: Times, rows: int, place: torch.device | str = "cpu"
+) -> Tensor:
     """(rows, facts): E[fact | x_t] of all scalars, as a law is fitted to them; 0 where a scalar is absent."""
-    return side_by_side(told(scalars, state, times, rows), rows)
+    return side_by_side(told(scalars, state, times, rows), rows, place)
 
 
-def side_by_side(parts: Sequence[Told], rows: int) -> Tensor:
-    """(rows, facts): the mean of every fact; none of a schema without scalars."""
-    return torch.cat([fact.mean for fact in parts], 1) if parts else torch.zeros(rows, 0)
+def side_by_side(parts: Sequence[Told], rows: int, place: torch.device | str) -> Tensor:
+    """(rows, facts): the mean of every fact; none, on `place`, of a schema without scalars."""
+    return torch.cat([fact.mean for fact in parts], 1) if parts else torch.zeros(rows, 0, device=place)

@@ -185,7 +185,7 @@ class ImageLaw(nn.Module):
 
     def given(self, facts: Sequence[Told]) -> "Conditional":
         """Of people of whom so much is told. What a fact leaves open of itself is spread along its slopes."""
-        stretch = stretch_of(self.spreads, side_by_side(facts, 1))
+        stretch = stretch_of(self.spreads, side_by_side(facts, 1, self.mean.device))
         mean, residual = self.mean[None], (self.rest + (self.factors**2).sum(0)) * stretch**2
         variance = residual
         widths = [fact.mean.shape[1] for fact in facts]

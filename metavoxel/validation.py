@@ -85,7 +85,8 @@ def recalibrate(denoiser: JointDenoiser, batch: Batch, rows: Tensor, times: Mixt
                 levels[image.name] = torch.where(levels[image.name] > 0, full_level(image, t, len(noise), t.device), 0.0)
             taus = taus_of(schema, levels)
             state = noised(schema, x0, taus, noise)
-            expected, facts = denoiser(state, levels), facts_of(schema.scalars, state, levels, len(part))
+            expected = denoiser(state, levels)
+            facts = facts_of(schema.scalars, state, levels, len(part), denoiser.device)
             for name in taus.keys() & {image.name for image in schema.images}:
                 there = observed[name]
                 asked = (x[there] for x in (expected[name], taus[name], facts, x0[name]))

@@ -34,7 +34,7 @@ def some_facts(level: float) -> tuple[State, Times]:
 def by_hand(law: ImageLaw, state: State, times: Times, x: Tensor, tau: Tensor) -> Tensor:
     """E[x_0 | x_t, facts] of each row, by the covariance of all entries."""
     found = []
-    facts = told(_facts_schema().scalars, state, times, len(x))
+    facts = told(facts_schema().scalars, state, times, len(x))
     b = torch.cat([law.slopes, law.factors]).flatten(1).double()
     for row in range(len(x)):
         prior = torch.eye(len(b), dtype=torch.float64)
@@ -57,7 +57,7 @@ def test_the_clean_image_is_that_of_bayes_rule(level: float, alike: bool) -> Non
     t[:, 0, 0], t[:, 0, 1] = 0.0, 1.0
     x, tau = torch.randn(2, *SHAPE, generator=rng), Cosine().tau(t)
     state, times = some_facts(level)
-    clean = law.given(told(_facts_schema().scalars, state, times, 2)).expect(x, tau).mean
+    clean = law.given(told(facts_schema().scalars, state, times, 2)).expect(x, tau).mean
     torch.testing.assert_close(clean, by_hand(law, state, times, x, tau), atol=2e-4, rtol=2e-4)
     torch.testing.assert_close(clean[:, :, 0], x[:, :, 0], atol=1e-5, rtol=1e-5)
 
@@ -72,7 +72,7 @@ def test_a_fit_finds_slopes_factors_and_rest() -> None:
               + truth.rest.sqrt() * torch.randn(n, *SHAPE, generator=rng))  # fmt: skip
     law = ImageLaw(SHAPE, 3, FACTORS)
     law.fit(lambda rows: images[rows], torch.arange(n), facts)
-    who = told(_facts_schema().scalars, *some_facts(0.0), 2)
+    who = told(facts_schema().scalars, *some_facts(0.0), 2)
     mine, its = (x.given(who).mean for x in (law, truth))
     assert float((mine - its).norm() / its.norm()) < 0.05
     assert float(law.doubt) < 2  # nothing is left in common
@@ -113,7 +113,7 @@ def test_few_people_make_few_factors() -> None:
 
 
 def test_told_is_nothing_where_absent_and_all_where_known() -> None:
-    schema = _facts_schema()
+    schema = facts_schema()
     values = {"age": torch.tensor([1.5, 1.5, 1.5]), "sex": torch.tensor([1, 1, 1])}
     times = {name: torch.tensor([0.0, 0.5, 1.0]) for name in values}
     age, sex = told(schema.scalars, values, times, 3)
@@ -127,7 +127,7 @@ def test_the_spread_about_the_mean_is_what_the_facts_leave_open() -> None:
     """Images made linearly from facts: at every level of the facts, the spread left is the one that a regression on the
     noised facts leaves."""
     n, rng = 200_000, torch.Generator().manual_seed(0)
-    schema = _facts_schema()
+    schema = facts_schema()
     age, sex = torch.randn(n, generator=rng), (torch.rand(n, generator=rng) < 0.25).long()
     image = 0.6 * age + 1.5 * sex + 0.3 * torch.randn(n, generator=rng)
     marginal = ImageLaw((1, 1), 3)
@@ -168,6 +168,6 @@ def test_the_ends_of_what_was_seen_in_training_are_kept_and_shown() -> None:
     assert torch.equal(*unseen)
 
 
-def _facts_schema() -> mv.Schema:
+def facts_schema() -> mv.Schema:
     scale = mv.Continuous("age").fit(pd.Series([0.0, 1.0, 2.0]))
     return mv.Schema([scale, mv.Categorical("sex", ("F", "M"), marginal=(0.75, 0.25))])

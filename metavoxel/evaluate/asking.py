@@ -133,7 +133,7 @@ def _asked(
     scans = {image.name: known[image.name] for image in schema.images}
     seeing = encode_once(model.denoiser, schema, scans) if separate and scans else model.denoiser
     # where nothing is told of anybody, each row holds what is absent, so that every person gets draws of their own
-    absent = torch.zeros(rows, dtype=torch.bool)
+    absent = torch.zeros(rows, dtype=torch.bool, device=model.device)
     nobody = {name: Given(value.value, observed=absent) for name, value in known.items()}
     unseen = {name: nobody[name] for name in scans}
     blind = encode_once(model.denoiser, schema, unseen) if separate and scans else model.denoiser
