@@ -1,4 +1,4 @@
-"""Trains the packaged model: one training from nothing, on phantoms that are rendered straight into memory.
+"""Trains the packaged model's successor: one training from nothing, on phantoms that are rendered straight into memory.
 
     python bench/package.py OUT [-n 160000] [--config bench/packaged.yaml]
 

@@ -46,7 +46,7 @@ def _log_slopes(off: Tensor, facts: Tensor, usual: Tensor) -> Tensor:
 
 def stretch_of(spreads: Tensor, facts: Tensor) -> Tensor:
     """By how much more people with such facts (rows, facts) differ than those of whom nothing is told: (rows, channels,
-    *grid), or of one row where all have the same facts, or none."""
-    if bool((facts == facts[:1]).all()):
+    *grid), or of one row where all have the same facts, or all differ alike."""
+    if bool((facts == facts[:1]).all()) or not spreads.any():
         facts = facts[:1]
     return torch.tensordot(facts.to(spreads), spreads, dims=1).clamp(-MOST_STRETCHED, MOST_STRETCHED).exp()

@@ -45,6 +45,14 @@ def test_where_the_old_differ_by_more_is_found() -> None:
     assert float((stretch_of(found, torch.tensor([[50.0, 0.0]])) - 2).abs().min()) < 1e-5  # no further than twice
 
 
+def test_who_differ_alike_share_a_row() -> None:
+    """One solve then serves all of them."""
+    apart = torch.tensor([[-1.0], [1.0]])
+    assert stretch_of(torch.zeros(1, *SHAPE), apart).shape == (1, *SHAPE)
+    assert stretch_of(torch.ones(1, *SHAPE), apart[:1].expand(5, 1)).shape == (1, *SHAPE)
+    assert stretch_of(torch.ones(1, *SHAPE), apart).shape == (2, *SHAPE)
+
+
 def test_chance_among_few_people_is_not_believed() -> None:
     """Sixty people who all differ alike: the mean law of a fit keeps its spreads near 0, a plain regression does not."""
     rng = torch.Generator().manual_seed(5)
