@@ -127,9 +127,9 @@ class ImageLaw(nn.Module):
         self.set(mean, variance.float(), slopes, slopes[:0], rest.float())
         self.low.copy_(low)
         self.high.copy_(high)
-        self.fit_rest(off, facts[chosen].float(), rest.float())
+        self._fit_rest(off, facts[chosen].float(), rest.float())
 
-    def fit_rest(self, off: Tensor, facts: Tensor, rest: Tensor) -> None:
+    def _fit_rest(self, off: Tensor, facts: Tensor, rest: Tensor) -> None:
         """What mean and slopes leave: off (people, channels, *grid), of people with such facts (people, facts); rest: its
         variance (channels, *grid), perhaps of more people than are here."""
         people, spreads, before = len(off), spreads_of(off, facts), off.square().mean(0)

@@ -17,6 +17,7 @@ RIDGE = 10.0
 FLOOR = 0.02
 """Least variance of an entry, of their average: a background that never varied in training may vary a little in use."""
 MOST_STRETCHED = math.log(2)
+"""Nobody differs by more than twice, or by less than half, of what people do on average."""
 
 
 def spreads_of(off: Tensor, facts: Tensor) -> Tensor:
