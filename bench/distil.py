@@ -28,12 +28,12 @@ from metavoxel.config import Optimiser
 from metavoxel.data import phantom
 from metavoxel.denoiser import FrozenScan, JointDenoiser
 from metavoxel.diffusion import joint_loss
-from metavoxel.laws import Factor
+from metavoxel.laws import Mixture
 from metavoxel.loading import ImageStack
 from metavoxel.model import PACKAGED
-from metavoxel.noise import Noise
+from metavoxel.noise import Noise, several
 from metavoxel.question import Given, laid_out
-from metavoxel.scalars import clean
+from metavoxel.scalars import clean, law, loss
 from metavoxel.schema import Categorical, Observed, Scalar, Schema, State
 from metavoxel.surprise import usual
 from metavoxel.times import MixtureTimes
@@ -64,11 +64,11 @@ def shown(model: mv.MetaVoxel, voxels: Tensor) -> tuple[FrozenScan, State]:
 
 
 @torch.no_grad()
-def taught(teachers: list[mv.MetaVoxel], stack: ImageStack, scalars: Sequence[Scalar], people: int) -> State:
+def taught(teachers: list[mv.MetaVoxel], stack: ImageStack, scalars: Sequence[Scalar]) -> State:
     """Scalar -> what the teachers say of every scan as it is and mirrored, as raw outputs: normal factors multiplied, log
     probabilities averaged."""
     said: dict[str, list[Tensor]] = {v.name: [] for v in scalars}
-    for rows in track(torch.arange(people).split(TAUGHT_BATCH), "teachers"):
+    for rows in track(torch.arange(len(stack)).split(TAUGHT_BATCH), "teachers"):
         voxels = stack.rows(rows)
         answers = [shown(teacher, x)[1] for teacher in teachers for x in (voxels, voxels.flip(1))]
         for v in scalars:
@@ -93,18 +93,12 @@ def missed(scalars: Sequence[Scalar], teacher: State, raw: State) -> Tensor:
             believed, own = (clean(v, x, nothing, tau) for x in (teacher[v.name], raw[v.name]))
             parts.append((believed.exp() * (believed - own)).sum(-1).mean())
             continue
-        told = v.law.given(nothing, tau, _factor(teacher[v.name]))
-        mean, variance = told.mean(), told.variance()
-        likely = [v.law.gain(mean, nothing, tau, _factor(x)) - 0.5 * x[:, 1] ** 2 * variance
-                  for x in (teacher[v.name], raw[v.name])]  # fmt: skip
-        parts.append((likely[0] - likely[1]).mean())
+        told = law(v, teacher[v.name], nothing, tau)
+        assert isinstance(told, Mixture)
+        cost = [loss(v, x, nothing, tau, told.mean()) + 0.5 * x[:, 1] ** 2 * told.variance()
+                for x in (teacher[v.name], raw[v.name])]  # fmt: skip
+        parts.append((cost[1] - cost[0]).mean())
     return torch.stack(parts).sum()
-
-
-def _factor(raw: Tensor) -> Factor:
-    """A number's raw output, of one factor -> what all else says of it."""
-    mean, sharpness = raw.split(1, -1)
-    return Factor(mean, sharpness, torch.zeros_like(mean))
 
 
 def learn(
@@ -118,7 +112,7 @@ def learn(
         noise = Noise(SEED, torch.arange(BATCH) + k * BATCH)
         rows = noise.integers(len(stack))
         scan, raw = shown(model, augment(stack.rows(rows)[:, None], noise)[:, 0])
-        many = Noise(SEED + 1, (noise.index[:, None] * QUESTIONS + torch.arange(QUESTIONS)).flatten())
+        many = Noise(SEED + 1, several(noise.index, QUESTIONS))
         times = rule.draw(model.schema, known, many)
         x0 = {name: x[rows].repeat_interleave(QUESTIONS, 0) for name, x in facts.items()}
         own = joint_loss(scan, Schema(scalars), x0, known, {name: times[name] for name in x0}, many).total
@@ -164,7 +158,7 @@ def main() -> None:
         joint(teacher)
     scalars, people = model.schema.scalars, phantom.subjects(options.n, SEED)
     stack = cohort(options.out / "scans.npy", model.first_image(), options.n, SEED)
-    said = taught(teachers, stack, scalars, options.n)
+    said = taught(teachers, stack, scalars)
     settings = Optimiser(steps=options.steps, batch=BATCH, average=0.998, validate_every=100, rate=3e-4, matrix_rate=2e-3)
     learn(model, {v.name: v.encode(people[v.name])[0] for v in scalars}, stack, said, options.out, settings)
     ask_fresh_people(model)

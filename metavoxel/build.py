@@ -25,6 +25,7 @@ from metavoxel.diffusion import joint_loss
 from metavoxel.errors import MetavoxelError
 from metavoxel.facts import facts_of
 from metavoxel.files import digits_of
+from metavoxel.image_law import evenly
 from metavoxel.latents import ImageCodec
 from metavoxel.loading import ImageStack, large_array, load_images
 from metavoxel.model import MetaVoxel, load
@@ -163,7 +164,7 @@ def fit(
         latents = None if autoencoder is None else _encode_all(codec, stack, config, cache, place, quiet)
         sources[image.name] = _Source(codec, stack, latents, config.augment)
         if not start:
-            sources[image.name].fit(_some(training[own]))
+            sources[image.name].fit(evenly(training[own], MAX_FITTED))
     codecs = {name: source.codec for name, source in sources.items()}
     schema = schema.with_latents({name: codec.image.fitted for name, codec in codecs.items()})
     data = _Data(schema, sources, scalars, known, place)
@@ -174,7 +175,7 @@ def fit(
             denoiser.forget_held_out()  # found anew of the new people
     if isinstance(denoiser, JointDenoiser):
         for name, source in sources.items():
-            denoiser.law(name).fit(source.clean, _some(training[source.stack.present[training]]), facts)
+            denoiser.law(name).fit(source.clean, evenly(training[source.stack.present[training]], MAX_FITTED), facts)
 
     reading = config.reading if schema.images and schema.scalars else 0
 
@@ -211,11 +212,6 @@ def fit(
     model = MetaVoxel(schema, denoiser, codecs, config, summary)
     model.save(folder)
     return model
-
-
-def _some(rows: Tensor) -> Tensor:
-    """MAX_FITTED of them at most, evenly spread."""
-    return rows[torch.linspace(0, len(rows) - 1, min(len(rows), MAX_FITTED)).round().long()]
 
 
 def _questions(
@@ -337,7 +333,7 @@ def _train_autoencoder(
         rows = held_out if len(held_out) else training[:CHUNK]
         errors = []
         for part in rows.split(config.encoding.batch):
-            x = stack.rows(part).to(place)[:, None]
+            x = stack.rows(part, place)[:, None]
             errors.append((module.decode(module.encode(x)) - x).abs().mean((1, 2, 3, *range(4, x.dim()))))
         return {"loss": torch.cat(errors).mean().item()}
 
@@ -361,7 +357,7 @@ def _encode_all(
     with nullcontext(np.zeros(shape, np.float16)) if file is None else large_array(file, shape) as latents:
         for part in track(torch.arange(len(stack)).split(CHUNK), f"encoding {codec.image.name}", disable=quiet):
             for variant in range(variants):
-                voxels = stack.rows(part).to(place)
+                voxels = stack.rows(part, place)
                 if variant:
                     noise = Noise(config.seed + variant, part.to(place))
                     voxels = augment(voxels[:, None], noise)[:, 0]

@@ -42,6 +42,11 @@ def law_sizes(shape: Sequence[int]) -> tuple[int, int]:
     return factors, min(MOST_NEIGHBOURS, MOST_NUMBERS // entries // PEOPLE_A_FACTOR) if worthwhile(shape[1:]) else 0
 
 
+def evenly(rows: Tensor, most: int) -> Tensor:
+    """At most so many of them, evenly spread."""
+    return rows[torch.linspace(0, len(rows) - 1, min(len(rows), most)).round().long()]
+
+
 class ImageLaw(nn.Module):
     """The law over the training rows, in standardised entries: buffers (channels, *grid) each; of a fresh one, N(0, 1).
 
@@ -120,26 +125,20 @@ class ImageLaw(nn.Module):
         slopes = torch.linalg.solve(inner + ridge, cross.flatten(1)).reshape(cross.shape)
         rest = variance - (slopes * torch.tensordot(inner / len(rows), slopes, dims=1)).sum(0)
         mean, slopes = mean.float(), slopes.float()
-        people = min(len(rows), MOST_PEOPLE, max(2, MOST_NUMBERS // mean.numel()))
-        chosen = rows[torch.linspace(0, len(rows) - 1, people).round().long()]
+        chosen = evenly(rows, min(MOST_PEOPLE, max(2, MOST_NUMBERS // mean.numel())))
         usual = (mean + torch.tensordot(facts[part].float(), slopes, dims=1) for part in chosen.split(CHUNK))
         off = torch.cat([entries(part) - expected for part, expected in zip(chosen.split(CHUNK), usual)])
-        self.set(mean, variance.float(), slopes, slopes[:0], rest.float())
-        self.low.copy_(low)
-        self.high.copy_(high)
-        self._fit_rest(off, facts[chosen].float(), rest.float())
-
-    def _fit_rest(self, off: Tensor, facts: Tensor, rest: Tensor) -> None:
-        """What mean and slopes leave: off (people, channels, *grid), of people with such facts (people, facts); rest: its
-        variance (channels, *grid), perhaps of more people than are here."""
-        people, spreads, before = len(off), spreads_of(off, facts), off.square().mean(0)
-        off = off / stretch_of(spreads, facts)
-        rest = rest * off.square().mean(0) / before.clamp_min(FLOOR * before.mean())
+        people, known, before = len(off), facts[chosen].float(), off.square().mean(0)
+        spreads = spreads_of(off, known)
+        off = off / stretch_of(spreads, known)
+        rest = rest.float() * off.square().mean(0) / before.clamp_min(FLOOR * before.mean())
         judges = torch.arange(people) % max(10, people // HALVED) == 0
         halved, off = off[judges], off[~judges]
-        factors = components(off.flatten(1), min(len(self.factors), people // PEOPLE_A_FACTOR)).reshape(-1, *rest.shape)
-        self.set(self.mean, self.variance, self.slopes, factors, rest - (factors**2).sum(0))
+        factors = components(off.flatten(1), min(len(self.factors), people // PEOPLE_A_FACTOR)).reshape(-1, *mean.shape)
+        self.set(mean, variance.float(), slopes, factors, rest - (factors**2).sum(0))
         self.spreads.copy_(spreads)
+        self.low.copy_(low)
+        self.high.copy_(high)
         self._fit_neighbours(off)
         self._fit_doubt(halved)
 
