@@ -20,7 +20,7 @@ from images import scans
 import metavoxel as mv
 from metavoxel.build import fit
 from metavoxel.data import phantom
-from metavoxel.files import digits_of
+from metavoxel.files import digits_of, make_folder
 from metavoxel.loading import ImageStack, large_array
 from metavoxel.progress import one_bar
 
@@ -40,6 +40,7 @@ def cohort(file: Path, image: mv.Image, n: int, seed: int) -> ImageStack:
     """The scans of n phantoms, by a process a core; kept in `file`."""
     parts = [range(first, min(n, first + PART)) for first in range(0, n, PART)]
     if not file.exists():
+        make_folder(file.parent)
         with large_array(file, (n, *image.shape)) as stack, one_bar("phantoms") as report:
             work = partial(rendered, Path(str(stack.filename)), image, seed=seed)
             with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
