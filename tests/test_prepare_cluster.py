@@ -122,10 +122,12 @@ def test_the_script_says_what_was_asked(tmp_path):
 
 
 def fake_sbatch(folder: Path, monkeypatch: pytest.MonkeyPatch, test: str = "exit 0") -> None:
-    """Programs that do as SLURM's: a job runs in the background, its number is that of its process."""
+    """Programs that do as SLURM's: a job runs in the background, its number is that of its process. The script is read at
+    once: it is gone when sbatch has ended."""
     folder.mkdir()
     for name, text in {
-        "sbatch": f'if [ "$1" = --test-only ]; then {test}; fi\nbash "$1" >/dev/null 2>&1 &\necho "Submitted batch job $!"',
+        "sbatch": f'if [ "$1" = --test-only ]; then {test}; fi\nscript=$(<"$1")\n'
+                  'bash -c "$script" >/dev/null 2>&1 &\necho "Submitted batch job $!"',
         "scancel": 'for job; do pkill -TERM -P "$job"; kill "$job"; done',
     }.items():
         program = folder / name
