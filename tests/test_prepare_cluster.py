@@ -151,13 +151,15 @@ def touch(path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_jobs_are_submitted_and_ended(tmp_path, monkeypatch):
+def test_jobs_are_submitted_and_ended(tmp_path, monkeypatch, capsys):
     fake_sbatch(tmp_path / "bin", monkeypatch)
     paths = [str(Path(mv.__file__).parents[1]), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     items = [tmp_path / f"{i}.done" for i in range(5)]
     assert sorted(over_slurm(touch, items, jobs=1, sbatch="", folder=tmp_path / "slurm")) == [(i, None) for i in range(5)]
     assert all(item.exists() for item in items)
+    said = capsys.readouterr().err
+    assert "SLURM jobs submitted: 1." in said and str(tmp_path / "slurm") in said
     assert f"{sys.executable} -m distributed.cli.dask_worker" in (tmp_path / "slurm/job.sh").read_text()
 
 

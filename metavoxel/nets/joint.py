@@ -9,6 +9,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as settings
 from torch import Tensor, nn
 
+from metavoxel.clocks import once
 from metavoxel.codecs import STRICT
 from metavoxel.errors import MetavoxelError
 from metavoxel.nets.blocks import LevelEmbedding, conv, level_features, pointwise, zero
@@ -123,9 +124,9 @@ class JointNet(nn.Module):
         maps, seen = [], []
         embedding = torch.zeros(())
         for level, name in zip(self.levels, self.images):
-            t = times[name]
+            t = once(times[name])
             shown = torch.where(t < 1, images[name], 0.0)  # an absent image is noise: it is not even seen
-            maps += [shown, t, (t <= 0).to(t.dtype)]
+            maps += [shown, *(level.expand_as(shown[:, :1]) for level in (t, (t <= 0).to(t.dtype)))]
             thinned = _thinned(t)
             seen.append(1 - thinned.mean(1))
             summary = level(level_features(thinned).mean(1))
@@ -144,7 +145,7 @@ class JointNet(nn.Module):
 
     def decode(self, scan: Scan, tokens: Tensor) -> Tensor:
         """tokens: of as many rows as the scan, or of none -> what `finish` reads of every entry of all images."""
-        return self.decoder(scan.features, torch.cat([tokens, scan.memory.told], 1)).float()
+        return self.decoder(scan.features, torch.cat([tokens, self.tokens.told(scan.memory)], 1)).float()
 
     def finish(self, decoded: Tensor, expected: Sequence[Tensor]) -> dict[str, Tensor]:
         """expected: of each image (rows, expected * channels, *grid) -> one raw value for every entry of every image:

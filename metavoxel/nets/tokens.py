@@ -51,7 +51,7 @@ class TokenBlock(nn.Module):
         """x (n, length, width), level the same or of one row; keys and values of the scan, and of the registers that x
         reads beside itself, of n rows or a divisor of n. Returns x after (where some are asked, of these alone), and x's
         own keys and values."""
-        parts = self.modulation(nn.functional.silu(level)).chunk(9, -1)
+        parts = self._parts(level)
         normed = self._modulate(x, *parts[:2])
         own = self.own.remember(normed)
         if asked is not None:
@@ -61,6 +61,14 @@ class TokenBlock(nn.Module):
         if self.scan is not None and scan is not None:
             x = x + parts[5] * self.scan(self._modulate(x, *parts[3:5]), scan)
         return x + parts[8] * self.mlp(self._modulate(x, *parts[6:8])), own
+
+    def remember(self, x: Tensor, level: Tensor) -> KeysValues:
+        """x's own keys and values alone, as `forward` returns them."""
+        return self.own.remember(self._modulate(x, *self._parts(level)[:2]))
+
+    def _parts(self, level: Tensor) -> Sequence[Tensor]:
+        """Scale, shift and gate of its three parts."""
+        return self.modulation(nn.functional.silu(level)).chunk(9, -1)
 
     def _modulate(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         return self.norm(x) * (1 + scale) + shift
@@ -78,14 +86,14 @@ class Memory:
     """Of each block."""
     registers: list[KeysValues]
     """Of each block."""
-    told: Tensor
-    """(rows, registers, width): the registers after the last block, for the decoder."""
+    left: Tensor
+    """(rows, registers, width): the registers before the last block, after which only a decoder reads them."""
 
     def rows(self, index: Tensor) -> "Memory":
         """Only these rows."""
         scan = [None if pair is None else (pair[0][index], pair[1][index]) for pair in self.scan]
         registers = [(key[index], value[index]) for key, value in self.registers]
-        return Memory(self.start[index], self.level[index], scan, registers, self.told[index])
+        return Memory(self.start[index], self.level[index], scan, registers, self.left[index])
 
 
 class Tokens(nn.Module):
@@ -141,9 +149,16 @@ class Tokens(nn.Module):
         registers = []
         for block in self.blocks:
             scan.append(None if block.scan is None or features is None else block.scan.remember(features))  # type: ignore[union-attr, operator]
-            x, own = block(x, level[:, None], scan[-1])
-            registers.append(own)
-        return Memory(start, level, scan, registers, self.norm(x))
+            if block is self.blocks[-1]:
+                registers.append(block.remember(x, level[:, None]))  # type: ignore[operator]
+            else:
+                x, own = block(x, level[:, None], scan[-1])
+                registers.append(own)
+        return Memory(start, level, scan, registers, x)
+
+    def told(self, memory: Memory) -> Tensor:
+        """What a decoder is told beside the scalars: (rows, registers, width)."""
+        return self.norm(self.blocks[-1](memory.left, memory.level[:, None], memory.scan[-1])[0])
 
     def forward(
         self, values: dict[str, Tensor], times: dict[str, Tensor], memory: Memory, *, only_asked: bool = False
@@ -153,7 +168,7 @@ class Tokens(nn.Module):
         only_asked: tokens of what is known are needed by the others, but not any more after the last block.
         """
         if not self.specs:
-            return memory.told[:, :0]
+            return memory.left[:, :0]
         t = torch.stack([times[spec.name] for spec in self.specs], 1)
         own = torch.stack([self._value(i, values[spec.name]) for i, spec in enumerate(self.specs)], 1)
         shown = torch.where((t < 1)[..., None], own, 0.0)  # an absent value is noise: not even its number is seen

@@ -15,6 +15,7 @@ from typing import Any
 from metavoxel.errors import MetavoxelError
 from metavoxel.files import atomic_write, make_folder
 from metavoxel.prepare.workers import attempt
+from metavoxel.progress import say
 from metavoxel.version import __version__
 
 WAIT_S = 30
@@ -56,7 +57,9 @@ def over_slurm(
     distributed = _distributed()
     with slurm_cluster(sbatch, folder) as cluster:
         _check_script(folder / "job.sh", cluster.job_script())
-        cluster.scale(jobs=min(jobs, len(items)))
+        count = min(jobs, len(items))
+        cluster.scale(jobs=count)
+        say(f"SLURM jobs submitted: {count}. Nothing happens before one starts (squeue --me); their logs: {folder}")
         with distributed.Client(cluster) as client:
             yield from _over(client, work, items)
 
