@@ -18,9 +18,18 @@ def progress_bar(quiet: bool) -> Progress:
 @contextmanager
 def one_bar(label: str, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
     """Yields report(done, total). Nothing is shown before the first report: a refusal stands alone."""
-    with progress_bar(quiet) as bars:
-        task = bars.add_task(label, total=None, note="", visible=False)
-        yield lambda done, total: bars.update(task, completed=min(done, total), total=total, visible=True)
+    bars = progress_bar(quiet)
+    task = bars.add_task(label, total=None, note="")
+
+    def report(done: int, total: int) -> None:
+        bars.update(task, completed=min(done, total), total=total)
+        bars.start()
+
+    try:
+        yield report
+    finally:
+        if bars.live.is_started:  # rich ends a bar by a line, and one that never began, too
+            bars.stop()
 
 
 def say(line: str) -> None:
