@@ -127,16 +127,20 @@ def train(
 
     from metavoxel.build import preset_for
     from metavoxel.build import train as build
+    from metavoxel.config import Config, read_config
     from metavoxel.config import preset as named
-    from metavoxel.config import read_config
     from metavoxel.data.cohort import read_cohort
     from metavoxel.data.review import read_names
 
+    def chosen(name: str) -> Config:
+        return read_config(config, name) if config else named(name)
+
+    if preset or config:  # a slip in them is told before thousands of files are looked for
+        chosen(preset or "tiny")
     data = read_cohort(cohort, names(variables), pattern, schema)
     if exclude is not None:
         data = data.exclude(read_names(exclude))
-    preset = preset or preset_for(data)
-    settings = read_config(config, preset) if config else named(preset)
+    settings = chosen(preset or preset_for(data))
     if seed is not None:
         settings = replace(settings, seed=seed)
     model = build(data, settings, out, resume=resume, init=init, cache=cache, device=device, split=split, fold=fold)

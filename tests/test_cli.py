@@ -173,6 +173,7 @@ def test_other_wrong_arguments(refused, untrained, phantoms, tmp_path):
     assert "not a number" in refused("sample", untrained, "--given", "age=old", "-o", tmp_path / "d")
     assert "age=VALUE" in refused("sample", untrained, "--given", "age", "-o", tmp_path / "d")
     assert "unknown preset" in refused("train", phantoms, "-o", tmp_path / "m", "--preset", "huge")
+    assert "unknown preset" in refused("train", tmp_path / "not looked for yet", "-o", tmp_path / "m", "--preset", "huge")
     assert "no such file" in refused("train", tmp_path / "none", "-o", tmp_path / "m")
     (tmp_path / "empty").mkdir()
     assert "participants.tsv" in refused("train", tmp_path / "empty", "-o", tmp_path / "m")
