@@ -195,7 +195,7 @@ def main() -> None:
             papers = papers_own(Path(scratch))
             for n in MANY[:2]:
                 figures |= beside_the_paper(packaged, papers, folder, n)
-            where = "_gpu" if torch.cuda.is_available() else "" if torch.get_num_threads() > 1 else "_one_thread"
+            where = "_gpu" if torch.cuda.is_available() else "_one_thread" if torch.get_num_threads() == 1 else ""
             record(f"speed_beside_the_paper{where}", "1 and 8 phantoms, read from files", figures)
             return
         figures |= questions("tiny", packaged, folder, MANY) | draws_beside_the_trunk("tiny", packaged)

@@ -258,9 +258,7 @@ def _landmarks(array: np.ndarray, spacing: np.ndarray) -> tuple[np.ndarray, floa
     head = filled(closed(head, CLOSED))
     top = np.flatnonzero(head.any(axis=(0, 1)))[-1]
     head[:, :, : max(0, top + 1 - round(HEAD_MM / (spacing[2] * step[2])))] = False
-    lines = (head.sum(axis=others) for others in ((1, 2), (0, 2), (0, 1)))
-    middle = np.array([line @ np.arange(len(line)) for line in lines]) / head.sum()
-    return middle * step, offset, bright
+    return np.argwhere(head).mean(axis=0) * step, offset, bright
 
 
 def _otsu(values: np.ndarray) -> float:

@@ -126,7 +126,8 @@ class JointNet(nn.Module):
         for level, name in zip(self.levels, self.images):
             t = once(times[name])
             shown = torch.where(t < 1, images[name], 0.0)  # an absent image is noise: it is not even seen
-            maps += [shown, *(level.expand_as(shown[:, :1]) for level in (t, (t <= 0).to(t.dtype)))]
+            voxels = shown[:, :1]
+            maps += [shown, t.expand_as(voxels), (t <= 0).to(t.dtype).expand_as(voxels)]
             thinned = _thinned(t)
             seen.append(1 - thinned.mean(1))
             summary = level(level_features(thinned).mean(1))

@@ -86,14 +86,14 @@ class Memory:
     """Of each block."""
     registers: list[KeysValues]
     """Of each block."""
-    left: Tensor
-    """(rows, registers, width): the registers before the last block, after which only a decoder reads them."""
+    unfinished: Tensor
+    """(rows, registers, width): the registers before the last block, after which only a decoder needs them."""
 
     def rows(self, index: Tensor) -> "Memory":
         """Only these rows."""
         scan = [None if pair is None else (pair[0][index], pair[1][index]) for pair in self.scan]
         registers = [(key[index], value[index]) for key, value in self.registers]
-        return Memory(self.start[index], self.level[index], scan, registers, self.left[index])
+        return Memory(self.start[index], self.level[index], scan, registers, self.unfinished[index])
 
 
 class Tokens(nn.Module):
@@ -145,20 +145,18 @@ class Tokens(nn.Module):
         start = none if self.summary is None or summary is None else self.summary(summary)
         level = none if self.image_level is None or embedding is None else self.image_level(embedding)
         x = self.identity[len(self.specs) :] + start[:, None]
-        scan: list[KeysValues | None] = []
+        read = [None if block.scan is None or features is None else block.scan.remember(features) for block in self.blocks]  # type: ignore[union-attr, operator]
+        *layers, last = self.blocks
         registers = []
-        for block in self.blocks:
-            scan.append(None if block.scan is None or features is None else block.scan.remember(features))  # type: ignore[union-attr, operator]
-            if block is self.blocks[-1]:
-                registers.append(block.remember(x, level[:, None]))  # type: ignore[operator]
-            else:
-                x, own = block(x, level[:, None], scan[-1])
-                registers.append(own)
-        return Memory(start, level, scan, registers, x)
+        for layer, scan in zip(layers, read):
+            x, own = layer(x, level[:, None], scan)
+            registers.append(own)
+        registers.append(last.remember(x, level[:, None]))  # type: ignore[operator]
+        return Memory(start, level, read, registers, x)
 
     def told(self, memory: Memory) -> Tensor:
         """What a decoder is told beside the scalars: (rows, registers, width)."""
-        return self.norm(self.blocks[-1](memory.left, memory.level[:, None], memory.scan[-1])[0])
+        return self.norm(self.blocks[-1](memory.unfinished, memory.level[:, None], memory.scan[-1])[0])
 
     def forward(
         self, values: dict[str, Tensor], times: dict[str, Tensor], memory: Memory, *, only_asked: bool = False
@@ -168,7 +166,7 @@ class Tokens(nn.Module):
         only_asked: tokens of what is known are needed by the others, but not any more after the last block.
         """
         if not self.specs:
-            return memory.left[:, :0]
+            return memory.unfinished[:, :0]
         t = torch.stack([times[spec.name] for spec in self.specs], 1)
         own = torch.stack([self._value(i, values[spec.name]) for i, spec in enumerate(self.specs)], 1)
         shown = torch.where((t < 1)[..., None], own, 0.0)  # an absent value is noise: not even its number is seen
