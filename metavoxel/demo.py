@@ -29,7 +29,7 @@ from metavoxel.errors import MetavoxelError
 from metavoxel.loading import load_scan
 from metavoxel.methods import IMAGE_STEPS
 from metavoxel.model import MetaVoxel, load
-from metavoxel.progress import progress_bar
+from metavoxel.progress import Bars
 from metavoxel.report import BRAIN, READ, Figures, Story, demo_report, summary_rows
 from metavoxel.version import __version__
 
@@ -71,7 +71,7 @@ def run_demo(
         if loaded is None:
             with clock.stage("training"):
                 loaded = _train(out / "model", seed, quiet)
-        with progress_bar(quiet) as clock.bars:
+        with Bars(quiet) as clock.bars:
             story = _ask(loaded, out / "cohort", seed, subjects, clock)
             with clock.stage("report"):
                 figures = {
@@ -144,7 +144,7 @@ def _train(folder: Path, seed: int, quiet: bool) -> MetaVoxel:
     config = preset("tiny", seed=seed)
     with tempfile.TemporaryDirectory(prefix="metavoxel-") as scratch:
         cohort = Path(scratch) / "cohort"
-        with progress_bar(quiet) as bars, Clock(bars=bars).stage("phantoms to train on") as report:
+        with Bars(quiet) as bars, Clock(bars=bars).stage("phantoms to train on") as report:
             _write_phantoms(cohort, TRAINING_SUBJECTS, TRAINING_PEOPLE + seed, config.shape, config.spacing, report)
         return train(cohort, config, folder, quiet=quiet)
 

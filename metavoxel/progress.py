@@ -2,23 +2,41 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from time import monotonic
+from typing import Any
 
+from rich import progress as rich
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+EVERY = 60
+"""Seconds between lines, where there is no terminal to draw bars on."""
 
 
-def progress_bar(quiet: bool) -> Progress:
-    """Done, elapsed and left, with a note."""
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
-        TimeRemainingColumn(), TextColumn("{task.fields[note]}"), disable=quiet, console=Console(stderr=True),
-    )  # fmt: skip
+class Bars(rich.Progress):
+    """Done, elapsed and left, with a note. In a file, such as a cluster's log, bars show only as they end: there, a line a
+    minute."""
+
+    def __init__(self, quiet: bool) -> None:
+        super().__init__(
+            rich.TextColumn("{task.description}"), rich.BarColumn(), rich.MofNCompleteColumn(), rich.TimeElapsedColumn(),
+            rich.TextColumn("left"), rich.TimeRemainingColumn(), rich.TextColumn("{task.fields[note]}"),
+            disable=quiet, console=Console(stderr=True),
+        )  # fmt: skip
+        self._said = monotonic()
+
+    def update(self, task_id: rich.TaskID, **changes: Any) -> None:
+        """As rich's; says where the task is if that is due."""
+        super().update(task_id, **changes)
+        if self.disable or self.console.is_terminal or monotonic() - self._said < EVERY:
+            return
+        self._said = monotonic()
+        self.console.print(self.make_tasks_table([task for task in self.tasks if task.id == task_id]))
 
 
 @contextmanager
 def one_bar(label: str, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
     """Yields report(done, total). Nothing is shown before the first report: a refusal stands alone."""
-    bars = progress_bar(quiet)
+    bars = Bars(quiet)
     task = bars.add_task(label, total=None, note="")
 
     def report(done: int, total: int) -> None:

@@ -18,7 +18,7 @@ from metavoxel.checkpoint import load_weights, read_tensors, write_tensors
 from metavoxel.config import Optimiser
 from metavoxel.errors import MetavoxelError
 from metavoxel.muon import Muon
-from metavoxel.progress import progress_bar
+from metavoxel.progress import Bars
 
 LOG_EVERY = 20
 SAVE_SECONDS = 300.0
@@ -58,7 +58,7 @@ def optimise(
     half = settings.precision == "bfloat16" or (settings.precision == "auto" and device == "cuda")
     mixed = torch.autocast(device, torch.bfloat16, enabled=half)
     started, at_start = time.monotonic(), run.step
-    with progress_bar(quiet) as bars:
+    with Bars(quiet) as bars:
         bar = bars.add_task(stage, total=settings.steps, completed=run.step, note="")
         module.train()
         while run.step < settings.steps:

@@ -133,6 +133,22 @@ def test_a_run_goes_on_where_it_was_stopped(made: Path, cohort: Cohort, tmp_path
         run_baselines(cohort, folder, small(), want=["age"], resume=True, quiet=True)
 
 
+def test_several_processes_fill_one_folder(cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job of a cluster for each baseline: what the others made meanwhile stays, and nothing is made twice at once."""
+    folder, real, beside = tmp_path / "b", BASELINES["linear"], []
+
+    def meanwhile(*given: object) -> baselines.Trained:
+        for name in ("trees", "linear"):
+            beside.append(run_baselines(cohort, folder, small(), only=[name], resume=True, quiet=True))
+        return real(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setitem(BASELINES, "linear", meanwhile)
+    assert run_baselines(cohort, folder, small(), only=["linear"], quiet=True) == {}
+    assert beside[0] == {} and "already; wait for it" in beside[1]["linear"]
+    record = json.loads((folder / RECORD).read_text())
+    assert set(record["baselines"]) == {"linear", "trees"} and record["failed"] == {}
+
+
 def test_one_that_fails_does_not_stop_the_others(cohort: Cohort, tmp_path: Path, run) -> None:
     table = tmp_path / "facts.tsv"
     cohort.table.to_csv(table, sep="\t", index=False, na_rep="n/a")

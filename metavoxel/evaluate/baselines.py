@@ -29,11 +29,11 @@ from metavoxel.evaluate.dedicated import ask, train_dedicated
 from metavoxel.evaluate.sizes import Sizes, sizes
 from metavoxel.evaluate.study import Study, make_study
 from metavoxel.evaluate.variants import as_numbers, by_draws, images_alone
-from metavoxel.files import DIGITS, atomic_write, make_folder
+from metavoxel.files import DIGITS, atomic_write, make_folder, only_one
 from metavoxel.model import MetaVoxel
 from metavoxel.progress import one_bar, say
 
-RECORD = "baselines.json"
+RECORD, LOCK = "baselines.json", "lock"
 
 
 @dataclass(frozen=True)
@@ -120,29 +120,36 @@ def run_baselines(
 def _run(names: Sequence[str], setting: Setting, folder: Path, record: dict) -> dict[str, str]:
     failed: dict[str, str] = {}
     for name in names:
-        if name in record["baselines"]:
+        if name in _latest(folder, record)["baselines"]:
             continue
         start, before = time.monotonic(), (folder / name).exists()
+        done: dict[str, object] = {}
         try:
-            trained = BASELINES[name](setting, make_folder(folder / name))
-            files = _write(trained, setting.study, folder / name)
+            with only_one(make_folder(folder / name) / LOCK, f"making {folder / name}"):
+                trained = BASELINES[name](setting, folder / name)
+                files = _write(trained, setting.study, folder / name)
         except Exception as error:  # the others go on, whatever one does; the reason names the error
             if os.environ.get("METAVOXEL_DEBUG"):
                 raise
             failed[name] = str(error) if isinstance(error, MetavoxelError) else f"{type(error).__name__}: {error}"
         else:
             part = setting.study.train
-            record["baselines"][name] = {
+            done[name] = {
                 "predictions": files, "seconds": round(time.monotonic() - start, 1), "resumed": before,
                 "training_rows": len(part), "training_people": len(part.cohort.participants), **trained.about,
             }  # fmt: skip
-        record["failed"] = {**record["failed"], **failed}
-        for done in record["baselines"]:
-            record["failed"].pop(done, None)
-        write_json(folder / RECORD, record)
+        record = _latest(folder, record)
+        finished = {**record["baselines"], **done}
+        reasons = {key: reason for key, reason in {**record["failed"], **failed}.items() if key not in finished}
+        write_json(folder / RECORD, {**record, "baselines": finished, "failed": reasons})
         if not setting.quiet:
             say(f"{name}: {failed[name].splitlines()[0] if name in failed else 'done'}")
     return failed
+
+
+def _latest(folder: Path, record: dict) -> dict:
+    """The record as it lies there: another process may have made another baseline into the same folder since."""
+    return read_json(folder / RECORD) if (folder / RECORD).exists() else record
 
 
 def _record(
