@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.pipeline import make_pipeline
 
 import metavoxel as mv
@@ -15,16 +16,19 @@ from metavoxel.data.cohort import Cohort, read_cohort
 from metavoxel.data.phantom import write_cohort
 from metavoxel.data.splits import draw_split, part_of
 from metavoxel.errors import MetavoxelError
-from metavoxel.evaluate import baselines
+from metavoxel.evaluate import asking, baselines
 from metavoxel.evaluate.baselines import BASELINES, RECORD, run_baselines
 from metavoxel.evaluate.claims import _by_row
 from metavoxel.evaluate.classical import _line, linear, trees
 from metavoxel.evaluate.dedicated import ask, features_of, load_dedicated, train_dedicated
 from metavoxel.evaluate.evaluation import Options
+from metavoxel.evaluate.replacement import draws_by_replacement
 from metavoxel.evaluate.run import evaluate
+from metavoxel.evaluate.scans import DRAWING
 from metavoxel.evaluate.sizes import Sizes, sizes
 from metavoxel.evaluate.study import Study, make_study
 from metavoxel.evaluate.variants import as_numbers, images_alone
+from metavoxel.question import Given
 
 GRID = {"shape": (32, 32, 32), "spacing": 6.0}
 FEW = {"steps": 2, "batch": 4, "validate_every": 1}
@@ -95,14 +99,44 @@ def test_every_baseline_answers_in_the_columns_of_predict(made: Path) -> None:
 def test_the_papers_model_is_evaluated_in_spite_of_gaps(
     made: Path, cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It cannot ignore a missing fact, so the rows that lack the same are asked together, without it."""
+    """It cannot ignore a missing fact, so the rows that lack the same are asked together, without it; a scan that it is not
+    told it draws along, of as many people as scans are drawn for."""
     monkeypatch.setattr("metavoxel.methods.PAPER_STEPS", 2)
     few, _ = part_of(cohort, made / "split.tsv", "test", None)
     assert few.table[["age", "sex", "diagnosis", "mmse"]].isna().to_numpy().any()
-    found = evaluate(made / "paper/model", few, tmp_path, Options(scans=0), quiet=True)
+    options = Options(split=made / "split.tsv", scans=6, baselines=made)
+    found = evaluate(made / "paper/model", cohort, tmp_path / "report", options, quiet=True)
     for name, metric in (("age", "mae"), ("diagnosis", "accuracy")):
-        figure = found.value("accuracy", name, metric, given="scan and other facts")
-        assert figure is not None and np.isfinite(figure.value) and figure.n == few.table[name].notna().sum()
+        for given in ("scan and other facts", "scan", "nothing"):
+            figure = found.value("accuracy", name, metric, given=given)
+            assert figure is not None and np.isfinite(figure.value) and figure.n == few.table[name].notna().sum()
+        assert found.value("accuracy", name, metric, given="other facts") is not None
+    mmd = {who: found.value("images", "T1w", "voxels: mmd", who=who).value for who in ("model", *DRAWING)}
+    assert np.isfinite(list(mmd.values())).all() and mmd["model"] == mmd["paper"] != mmd["continuous-sex"]
+
+    some = asking.ask(mv.load(made / "paper/model"), few, tmp_path / "some", 0, lambda *_: None, unseen=2)
+    known = few.table["age"].notna().to_numpy()
+    assert (some.asked("age", "scan") == known).all() and (some.asked("age", "nothing") == known & (np.arange(6) < 2)).all()
+    assert some.draws("age", "nothing")[:2].all() and not some.draws("age", "nothing")[2:].any()
+
+
+@torch.no_grad()
+def test_who_shares_a_law_gets_draws_of_their_own(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing is told of some rows, in whichever blocks they are asked about."""
+    monkeypatch.setattr("metavoxel.methods.PAPER_STEPS", 2)
+    model = mv.load(made / "paper/model")
+    age = Given(torch.zeros(4), observed=torch.tensor([True, False, True, False]))
+
+    def asked(first: int, rows: slice) -> dict[int, np.ndarray]:
+        own = Given(age.value[rows], observed=age.observed[rows])
+        known, everyone = {"age": own}, torch.ones(len(own.value), dtype=torch.bool)
+        parts = draws_by_replacement(model, known, ["mmse"], 2, everyone, first, seed=3)
+        return {first + int(row): x for rows, drawn in parts for row, x in zip(rows, drawn["mmse"].numpy())}
+
+    whole = asked(0, slice(0, 4))
+    assert sorted(whole) == [0, 1, 2, 3] and len(np.unique(np.concatenate(list(whole.values())))) == 8
+    assert np.allclose(asked(1, slice(1, 2))[1], whole[1], atol=1e-5)
+    assert list(draws_by_replacement(model, {"age": age}, ["mmse"], 2, torch.zeros(4, dtype=torch.bool), 0, 3)) == []
 
 
 def test_a_run_goes_on_where_it_was_stopped(made: Path, cohort: Cohort, tmp_path: Path) -> None:

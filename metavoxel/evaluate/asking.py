@@ -1,7 +1,7 @@
 """Every useful question about every person, asked once and kept on disk in blocks: a stopped evaluation goes on from the
 last, and memory holds one block of scans however large the cohort is."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from metavoxel.beliefs import Belief
 from metavoxel.data.cohort import Cohort
 from metavoxel.diffusion import encode_once, tell
 from metavoxel.errors import MetavoxelError
+from metavoxel.evaluate.replacement import PAPER_DRAWS, facts_by_replacement, scanned
 from metavoxel.files import atomic_write, make_folder
 from metavoxel.laws import Mixture
 from metavoxel.loading import Progress
@@ -26,8 +27,6 @@ from metavoxel.schema import Categorical, Scalar
 
 DRAWS = 99
 """A multiple of the ranks' bins, less one."""
-PAPER_DRAWS = 3
-"""Of which a prediction is the mean or the majority (paper, "Inference")."""
 BLOCK = 64
 """Rows that are asked about before anything is written."""
 SURPRISE = "surprise"
@@ -35,21 +34,21 @@ NOTHING, OTHERS, SCAN, BOTH = "nothing", "other facts", "scan", "scan and other 
 
 
 def given_sets(model: MetaVoxel) -> list[str]:
-    """What can be told before a scalar is asked for. A model of one shared time cannot leave anything out by itself: it has
-    to walk all that it is not told, which is only affordable where the scan is known."""
+    """What can be told before a scalar is asked for."""
     alone = len(model.schema.scalars) == 1
-    sets = [NOTHING, OTHERS] if model.denoiser.coverage.separate else []
-    sets += [SCAN, BOTH] if model.schema.images else []
+    sets = [NOTHING, OTHERS, *([SCAN, BOTH] if model.schema.images else [])]
     return [name for name in sets if not (alone and name in (OTHERS, BOTH))]
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What the model said of each row of a cohort, as `ask` left it in `folder`."""
+    """What the model said of each row of a cohort, as `ask` left it in `folder`. unseen: how many of the first rows were
+    asked about without their scan; None: all."""
 
     model: MetaVoxel
     cohort: Cohort
     folder: Path
+    unseen: int | None = None
 
     def truth(self, name: str) -> np.ndarray:
         """(rows,) in the variable's unit, or a level's index, float; NaN where missing."""
@@ -86,6 +85,8 @@ class Answers:
         others = np.any([~np.isnan(self.truth(other)) for other in facts], axis=0)
         if given in (SCAN, BOTH):
             there = there & scan
+        elif self.unseen is not None:
+            there = there & (np.arange(len(there)) < self.unseen)
         return there & others if given in (OTHERS, BOTH) else there
 
     @cached_property
@@ -100,9 +101,15 @@ def blocks(folder: Path, rows: int) -> list[Path]:
 
 
 @torch.no_grad()
-def ask(model: MetaVoxel, cohort: Cohort, folder: Path, seed: int, progress: Progress) -> Answers:
+def ask(
+    model: MetaVoxel, cohort: Cohort, folder: Path, seed: int, progress: Progress, unseen: int | None = None
+) -> Answers:
     """Asks for each number and class under each of `given_sets`. Raises MetavoxelError for a cohort that lacks a variable,
-    and for predictions that are not numbers."""
+    and for predictions that are not numbers.
+
+    unseen: how many of the first rows a model of one shared time is asked about without their scan, which it has to draw
+    along, PAPER_DRAWS times; None: all.
+    """
     lacking = [v.name for v in model.schema.scalars if v.name not in cohort.columns]
     lacking += [v.name for v in model.schema.images if v.name not in cohort.scans]
     if lacking:
@@ -114,7 +121,7 @@ def ask(model: MetaVoxel, cohort: Cohort, folder: Path, seed: int, progress: Pro
         first = number * BLOCK
         rows = range(first, min(first + BLOCK, len(cohort)))
         if not path.exists():
-            parts = [dict(_asked(model, batch, sets, first + batch.first, seed))
+            parts = [dict(_asked(model, batch, sets, first + batch.first, seed, unseen))
                      for batch in batches(model.schema, model.codecs, cohort.subset(rows),
                                           dict.fromkeys(v.name for v in model.schema.scalars), model.device)]  # fmt: skip
             kept = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
@@ -122,21 +129,34 @@ def ask(model: MetaVoxel, cohort: Cohort, folder: Path, seed: int, progress: Pro
             with atomic_write(path, "wb") as file:
                 np.savez(file, **kept)  # type: ignore[arg-type]
         progress(rows[-1] + 1, len(cohort))
-    return Answers(model, cohort, folder)
+    return Answers(model, cohort, folder, unseen)
 
 
 def _asked(
+    model: MetaVoxel, batch: Batch, sets: list[str], first: int, seed: int, unseen: int | None
+) -> Iterator[tuple[str, np.ndarray]]:
+    if model.denoiser.coverage.separate:
+        yield from _asked_at_once(model, batch, sets, first, seed)
+    else:
+        yield from _asked_by_draws(model, batch, sets, first, seed, unseen)
+    for image in model.schema.images:
+        if image.name in model.usual:
+            seen = surprise_of(model.denoiser, image, model.usual[image.name], batch.known[image.name])
+            yield f"{image.name}|{SURPRISE}", seen
+
+
+def _asked_at_once(
     model: MetaVoxel, batch: Batch, sets: list[str], first: int, seed: int
 ) -> Iterator[tuple[str, np.ndarray]]:
-    known, rows = batch.known, batch.rows
-    schema, separate = model.schema, model.denoiser.coverage.separate
+    """mean and draws of a number, probabilities of a class, each in one evaluation."""
+    known, rows, schema = batch.known, batch.rows, model.schema
     scans = {image.name: known[image.name] for image in schema.images}
-    seeing = encode_once(model.denoiser, schema, scans) if separate and scans else model.denoiser
+    seeing = encode_once(model.denoiser, schema, scans) if scans else model.denoiser
     # where nothing is told of anybody, each row holds what is absent, so that every person gets draws of their own
     absent = torch.zeros(rows, dtype=torch.bool, device=model.device)
     nobody = {name: Given(value.value, observed=absent) for name, value in known.items()}
     unseen = {name: nobody[name] for name in scans}
-    blind = encode_once(model.denoiser, schema, unseen) if separate and scans else model.denoiser
+    blind = encode_once(model.denoiser, schema, unseen) if scans else model.denoiser
     for v in schema.scalars:
         others = [other.name for other in schema.scalars if other.name != v.name]
         for given in sets:
@@ -145,37 +165,11 @@ def _asked(
             reader = seeing if given in (SCAN, BOTH) else blind
             for what, value in _answer(reader, model, v, told, first, rows, seed).items():
                 yield f"{v.name}|{given}|{what}", value
-    for image in schema.images:
-        if image.name in model.usual:
-            yield f"{image.name}|{SURPRISE}", surprise_of(model.denoiser, image, model.usual[image.name], known[image.name])
-
-
-def paper_draws(
-    model: MetaVoxel, known: Mapping[str, Given], want: Sequence[str], first: int, rows: int, seed: int,
-    steps: int | None = None,
-) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:  # fmt: skip
-    """PAPER_DRAWS draws by the paper's inference: which n rows, and (n, draws) of each wanted in human units.
-
-    A model of one shared time cannot ignore a gap: rows that lack the same are asked together, those without a scan never.
-    """
-    everywhere = torch.ones(rows, dtype=torch.bool)
-    there = torch.stack([everywhere if g.observed is None else g.observed.cpu() for g in known.values()], 1)
-    for pattern in torch.unique(there, dim=0):
-        own = (there == pattern).all(1).nonzero()[:, 0]
-        alike = {name: Given(given.value[own.to(given.value.device)])
-                 for (name, given), has in zip(known.items(), pattern.tolist()) if has}  # fmt: skip
-        if any(image.name in alike for image in model.schema.images):
-            drawn = draw_facts(model.denoiser, model.schema, alike, want, PAPER_DRAWS, seed, steps=steps,
-                               first_row=first + int(own[0]))  # fmt: skip
-            yield own.numpy(), {name: model.schema.scalar(name).drawn(drawn[name]) for name in want}
 
 
 def _answer(
     reader: Denoiser, model: MetaVoxel, v: Scalar, told: Mapping[str, Given], first: int, rows: int, seed: int
 ) -> dict[str, np.ndarray]:
-    """mean and draws of a number, probabilities of a class; from PAPER_DRAWS draws where no one evaluation gives them."""
-    if not model.denoiser.coverage.separate:
-        return _by_draws(model, v, told, first, rows, seed)
     law = tell(reader, model.schema, told, [v.name])[v.name]
     if isinstance(v, Categorical):
         assert isinstance(law, Tensor)
@@ -186,14 +180,35 @@ def _answer(
     return {"mean": _each_row(torch.from_numpy(Belief(v, law).mean), rows), "draws": values}
 
 
-def _by_draws(
-    model: MetaVoxel, v: Scalar, told: Mapping[str, Given], first: int, rows: int, seed: int
-) -> dict[str, np.ndarray]:
-    levels = np.array(v.levels, dtype=object) if isinstance(v, Categorical) else None
-    draws = np.zeros((rows, PAPER_DRAWS, *(() if levels is None else levels.shape)))  # zeros without a scan: nobody asks
-    for own, drawn in paper_draws(model, told, [v.name], first, rows, seed):
-        draws[own] = drawn[v.name] if levels is None else drawn[v.name][..., None] == levels
-    return {"mean": draws.mean(1), "draws": draws} if levels is None else {"probabilities": draws.mean(1)}
+def _asked_by_draws(
+    model: MetaVoxel, batch: Batch, sets: list[str], first: int, seed: int, unseen: int | None
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The same of a few draws by the paper's inference, zeros of whom is not asked. It draws along whatever it is not told,
+    so of the scan alone, or of nothing, one walk answers for every number and class."""
+    known, rows, schema = batch.known, batch.rows, model.schema
+    names = [v.name for v in schema.scalars]
+    few = torch.arange(first, first + rows) < (first + rows if unseen is None else unseen)
+    for given in sets:
+        seeing = given in (SCAN, BOTH)
+        asked = scanned(model, known, rows) if seeing else few
+        for want in [names] if given in (NOTHING, SCAN) else [[name] for name in names]:
+            told = [*(image.name for image in schema.images if seeing), *(name for name in names if name not in want)]
+            given_now = {name: known[name] for name in told}
+            found = {name: _no_draws(schema.scalar(name), rows) for name in want}
+            for own, drawn in facts_by_replacement(model, given_now, want, asked, first, seed):
+                for name, values in drawn.items():
+                    levels = getattr(schema.scalar(name), "levels", None)
+                    found[name][own] = values if levels is None else values[..., None] == np.array(levels, dtype=object)
+            for name, draws in found.items():
+                if isinstance(schema.scalar(name), Categorical):
+                    yield f"{name}|{given}|probabilities", draws.mean(1)
+                else:
+                    yield f"{name}|{given}|mean", draws.mean(1)
+                    yield f"{name}|{given}|draws", draws
+
+
+def _no_draws(v: Scalar, rows: int) -> np.ndarray:
+    return np.zeros((rows, PAPER_DRAWS, *((len(v.levels),) if isinstance(v, Categorical) else ())))
 
 
 def _each_row(x: Tensor, rows: int) -> np.ndarray:

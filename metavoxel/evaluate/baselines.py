@@ -22,10 +22,11 @@ from metavoxel.data.cohort import Cohort
 from metavoxel.data.splits import draw_split, part_of
 from metavoxel.errors import MetavoxelError
 from metavoxel.evaluate.anatomy import cohort_volumes
-from metavoxel.evaluate.asking import BOTH, OTHERS, PAPER_DRAWS, SCAN
+from metavoxel.evaluate.asking import BOTH, OTHERS, SCAN
 from metavoxel.evaluate.claims import PREDICTIONS
 from metavoxel.evaluate.classical import Volumes, linear, trees
 from metavoxel.evaluate.dedicated import ask, train_dedicated
+from metavoxel.evaluate.replacement import PAPER_DRAWS
 from metavoxel.evaluate.sizes import Sizes, sizes
 from metavoxel.evaluate.study import Study, make_study
 from metavoxel.evaluate.variants import as_numbers, by_draws, images_alone

@@ -83,14 +83,24 @@ class Evaluation:
         """Whom the only model was trained on; of several, no one cohort is."""
         return self.sides[0].training if len(self.sides) == 1 else None
 
+    @property
+    def slow(self) -> bool:
+        """Whether the model draws a scan along with whatever it is asked without one."""
+        return bool(self.model.schema.images) and not self.model.denoiser.coverage.separate
+
+    def share(self, side: Side) -> int:
+        """Of how many of a side's people scans are drawn."""
+        return -(-self.options.scans * len(side.test) // len(self.cohort))
+
     @cached_property
     def answers(self) -> list[Answers]:
         """Of each model about its people."""
         found = []
         for side in self.sides:
             with one_bar(f"asking{side.words}", self.quiet) as report:
-                folder = self.work / f"answers{side.suffix}"
-                found.append(ask(side.model, side.test, folder, self.options.seed, report))
+                unseen = self.share(side) if self.slow else None
+                folder = self.work / f"answers{side.suffix}{'' if unseen is None else f'-{unseen}'}"
+                found.append(ask(side.model, side.test, folder, self.options.seed, report, unseen))
         return found
 
     @cached_property

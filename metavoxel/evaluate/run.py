@@ -121,6 +121,9 @@ def _left_out(run: Evaluation) -> None:
         lacking.append("Intervals: there is one person only, so nothing says how much chance is in the figures.")
     if len(run.people) == len(set(run.people)):
         lacking.append("Test-retest: nobody came twice.")
+    if run.slow and run.options.scans < len(run.cohort):
+        lacking.append(f"Answers without a scan: of {run.options.scans} people only (--scans), since this model draws the "
+                       "scan along.")  # fmt: skip
     if run.options.baselines is None:
         lacking.append("Baselines: none were given; train them with metavoxel baselines and add --baselines.")
     if len(run.sides) > 1:

@@ -14,6 +14,7 @@ from metavoxel.evaluate.evaluation import Evaluation
 from metavoxel.evaluate.features import medicalnet, radimagenet, trained
 from metavoxel.evaluate.looks import Gallery, See, as_voxels, copies, copies_section, copy_figures, images, images_section
 from metavoxel.evaluate.matching import ageing_section, curves, matches, reading_section
+from metavoxel.evaluate.variants import as_known
 from metavoxel.files import checksum
 from metavoxel.loading import load_images
 from metavoxel.model import MetaVoxel, load
@@ -24,7 +25,8 @@ from metavoxel.schema import Image
 MOST_TRAINING = 2000
 """Scans that drawn ones are compared with, voxel by voxel."""
 DENSENET = "densenet/network-1.safetensors"
-IMAGE_ONLY = "image-only/model"
+DRAWING = ("image-only", "paper", "continuous-sex")
+"""The baselines that draw scans."""
 Spaces = Mapping[str, See]
 
 
@@ -34,10 +36,7 @@ def image_sections(run: Evaluation, spaces: Mapping[str, Spaces]) -> Iterator[Se
     found, seed, model = run.findings, run.options.seed, run.model
     if not spaces:
         return
-    if not model.denoiser.coverage.separate:
-        found.left_out.append("Drawn scans: a model of one shared time draws them only by the paper's long way.")
-        return
-    drawn, rows = _draw(run, [side.model for side in run.sides], "drawn", "")
+    drawn, rows = _draw(run, [side.model for side in run.sides], "drawn")
     for image in model.schema.images:
         gallery = _gallery(run, image, drawn[image.name], rows)
         if not gallery.enough:
@@ -66,15 +65,15 @@ def scans_of(run: Evaluation, cohort: Cohort, image: Image) -> tuple[np.ndarray,
 
 
 def _draw(
-    run: Evaluation, models: Sequence[MetaVoxel], folder: str, whose: str
+    run: Evaluation, models: Sequence[MetaVoxel], folder: str, whose: str = ""
 ) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
     """Of every image a scan (n, *shape) for the first people of every fold, by its model, and these people's rows."""
     parts, rows, first = [], [], 0
     for model, side in zip(models, run.sides):
-        n = -(-run.options.scans * len(side.test) // len(run.cohort))
+        n = run.share(side)
         with one_bar(f"drawing{whose}{side.words}", run.quiet) as report:
             own = run.work / f"{folder}{side.suffix}"
-            parts.append(draw_scans(model, side.test, own, n, run.options.seed, report, first))
+            parts.append(draw_scans(model, as_known(side.test, model), own, n, run.options.seed, report, first))
         rows.append(side.test.table.iloc[: parts[-1].n])
         first += len(side.test)
     names = [image.name for image in models[0].schema.images]
@@ -106,16 +105,19 @@ def _matching(run: Evaluation, image: Image, gallery: Gallery) -> Iterator[Secti
 
 
 def _beside(run: Evaluation, image: Image) -> dict[str, np.ndarray]:
-    """Scans (n, *shape) that models of images alone draw, if they were trained beside the baselines on the same grid."""
-    folders = [side.baselines / IMAGE_ONLY for side in run.sides if side.baselines is not None]
-    if not folders or not all((folder / "model.safetensors").is_file() for folder in folders):
-        return {}
-    others = [load(folder) for folder in folders]
-    if any(image.name not in o.schema.names or o.schema.image(image.name).shape != image.shape for o in others):
-        run.findings.left_out.append(f"Looks of {image.name} beside the image-only baseline: its grid is another one.")
-        return {}
-    weights = checksum(folders[0] / "model.safetensors").removeprefix("sha256:")[:8]
-    return {"image-only": _draw(run, others, f"drawn-image-only-{weights}", ", image-only")[0][image.name]}
+    """Scans (n, *shape) that baselines draw for the same people, those that can and are of the same grid."""
+    found = {}
+    for name in DRAWING:
+        folders = [side.baselines / name / "model" for side in run.sides if side.baselines is not None]
+        if not folders or not all((folder / "model.safetensors").is_file() for folder in folders):
+            continue
+        others = [load(folder) for folder in folders]
+        if any(image.name not in o.schema.names or o.schema.image(image.name).shape != image.shape for o in others):
+            run.findings.left_out.append(f"Looks of {image.name} beside the {name} baseline: its grid is another one.")
+            continue
+        weights = checksum(folders[0] / "model.safetensors").removeprefix("sha256:")[:8]
+        found[name] = _draw(run, others, f"drawn-{name}-{weights}", f", {name}")[0][image.name]
+    return found
 
 
 def _measure(run: Evaluation, image: Image, gallery: Gallery, others: Mapping[str, np.ndarray]) -> None:

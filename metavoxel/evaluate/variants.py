@@ -9,7 +9,7 @@ import torch
 from metavoxel.answers import batches
 from metavoxel.data.cohort import Cohort
 from metavoxel.data.table import IDENTIFIERS
-from metavoxel.evaluate.asking import paper_draws
+from metavoxel.evaluate.replacement import facts_by_replacement, scanned
 from metavoxel.evaluate.study import Part
 from metavoxel.loading import Progress
 from metavoxel.methods import PAPER_STEPS
@@ -33,6 +33,12 @@ def as_numbers(cohort: Cohort) -> Cohort:
     return replace(cohort, table=table, columns=columns)
 
 
+def as_known(cohort: Cohort, model: MetaVoxel) -> Cohort:
+    """The cohort with classes as numbers, if that is how the model knows them."""
+    numbers = [v.name for v in model.schema.scalars if isinstance(v, Continuous)]
+    return as_numbers(cohort) if any(cohort.columns[name].is_class for name in numbers) else cohort
+
+
 @torch.no_grad()
 def by_draws(
     model: MetaVoxel,
@@ -48,15 +54,15 @@ def by_draws(
     given: facts that are told beside the scans; a cell that is missing is drawn along. A class that the model knows as a
     number is rounded to the nearest level, draw by draw. NaN for a row without a scan.
     """
-    same = all(model.schema[name].kind == part.schema[name].kind for name in part.schema.names)
-    cohort = part.cohort if same else as_numbers(part.cohort)
+    cohort = as_known(part.cohort, model)
     found: dict[str, np.ndarray] = {}
     for name in want:
         variable = part.schema.scalar(name)
         shape = (len(variable.levels),) if isinstance(variable, Categorical) else ()
         found[name] = np.full((len(part), *shape), np.nan)
     for batch in batches(model.schema, model.codecs, cohort, dict.fromkeys(given), model.device):
-        for own, drawn in paper_draws(model, batch.known, want, batch.first, batch.rows, seed, steps):
+        asked = scanned(model, batch.known, batch.rows)
+        for own, drawn in facts_by_replacement(model, batch.known, want, asked, batch.first, seed, steps):
             for name, draws in drawn.items():
                 found[name][batch.first + own] = [_summary(part.schema.scalar(name), row) for row in draws]
         progress(batch.first + batch.rows, len(part))
