@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import spearmanr
 
 import metavoxel as mv
 from metavoxel.checkpoint import read_json, write_json
@@ -14,6 +16,7 @@ from metavoxel.data.marks import marks_of
 from metavoxel.data.phantom import subjects, write_cohort
 from metavoxel.data.splits import draw_split, part_of
 from metavoxel.errors import MetavoxelError
+from metavoxel.evaluate.asking import DRAWS, ask
 from metavoxel.evaluate.claims import CONSTANT, EXACT, Claim
 from metavoxel.evaluate.compare import comparison
 from metavoxel.evaluate.evaluation import Options
@@ -294,3 +297,31 @@ def test_one_person_and_one_class_are_said_to_be_too_few(cohort, tmp_path):
     said = " ".join(found.left_out)
     assert "everybody in this cohort is of one class" in said and "one person only" in said
     assert "too few scans" in said
+
+
+def test_draws_of_several_numbers_hang_together(tmp_path):
+    """Each alone from the same noise, they would all rise and fall as one, whatever the model says."""
+    rng = np.random.default_rng(5)
+    table = pd.DataFrame({"participant_id": [f"sub-{i:03d}" for i in range(80)], "a": rng.normal(50, 9, 80),
+                          "b": rng.normal(20, 4, 80), "c": rng.normal(0, 1, 80)})  # fmt: skip
+    table[:60].to_csv(tmp_path / "train.csv", index=False)
+    table[60:].to_csv(tmp_path / "test.csv", index=False)
+    joint = {"steps": 2, "batch": 4, "validate_every": 2}
+    model = mv.train(tmp_path / "train.csv", mv.preset("table", joint=joint), tmp_path / "model", quiet=True)
+    asked = ask(model, mv.read_cohort(tmp_path / "test.csv"), tmp_path / "answers", 0, lambda *_: None)
+    one, other = asked.together("a", "nothing"), asked.together("b", "nothing")
+    alike = [spearmanr(x, y).statistic for x, y in zip(one, other)]
+    assert one.shape == (20, DRAWS) and abs(np.mean(alike)) < 0.1 and len(np.unique(one)) == one.size
+    assert asked.together("a", "other facts") is None  # each was told another one
+
+
+def test_facts_that_nobody_has(cohort, tmp_path):
+    people = mv.read_cohort(cohort)
+    none = replace(people, table=people.table.assign(age=np.nan, sex=None))
+    with pytest.raises(MetavoxelError, match=r"age, sex: known of nobody who is asked about"):
+        evaluate("phantom", none, tmp_path / "out", quiet=True)
+    assert not (tmp_path / "out").exists()
+    ageless = replace(people, table=people.table.assign(age=np.nan))
+    found = evaluate("phantom", ageless.subset(range(6)), tmp_path / "out", Options(scans=0), quiet=True)
+    assert "age: known of nobody who was asked about." in found.left_out
+    assert found.value("accuracy", "sex", "accuracy", given="scan") is not None

@@ -31,6 +31,8 @@ BLOCK = 64
 """Rows that are asked about before anything is written."""
 SURPRISE = "surprise"
 NOTHING, OTHERS, SCAN, BOTH = "nothing", "other facts", "scan", "scan and other facts"
+TOGETHER = (NOTHING, SCAN)
+"""Where every number is told the same, so that draws of all of them can hang together."""
 
 
 def given_sets(model: MetaVoxel) -> list[str]:
@@ -70,6 +72,10 @@ class Answers:
     def draws(self, name: str, given: str) -> np.ndarray:
         """(rows, draws) of a number."""
         return self._kept[f"{name}|{given}|draws"]
+
+    def together(self, name: str, given: str) -> np.ndarray | None:
+        """(rows, draws) of a number, drawn along with all others; None where these were told something else."""
+        return self._kept.get(f"{name}|{given}|together")
 
     def surprises(self) -> pd.DataFrame:
         """A column an image: how unlike the training scans each row's is, NaN where there is none."""
@@ -165,6 +171,15 @@ def _asked_at_once(
             reader = seeing if given in (SCAN, BOTH) else blind
             for what, value in _answer(reader, model, v, told, first, rows, seed).items():
                 yield f"{v.name}|{given}|{what}", value
+    # of numbers that are told the same facts, draws that hang together, too
+    if len(numbers := [v.name for v in schema.scalars if not isinstance(v, Categorical)]) > 1:
+        classes = {v.name: nobody[v.name] for v in schema.scalars if v.name not in numbers}
+        for given in [given for given in sets if given in TOGETHER]:
+            told, reader = ({**scans, **classes}, seeing) if given == SCAN else ({**unseen, **classes}, blind)
+            draws = DRAWS if told else DRAWS * rows  # where nothing is told there is one row
+            drawn = draw_facts(reader, schema, told, numbers, draws, seed, first_row=first)
+            for name in numbers:
+                yield f"{name}|{given}|together", np.reshape(schema.scalar(name).drawn(drawn[name]), (rows, DRAWS))
 
 
 def _answer(

@@ -42,12 +42,12 @@ def calibration(claims: Sequence[Claim], seed: int, group: str = EVERYBODY) -> I
         for metric, value in found.items():
             yield Figure(SECTION, claim.variable.name, metric, value, claim.who, claim.given, group, n=len(claim.rows))
     for given in dict.fromkeys(claim.given for claim in claims):
-        yield from _together([claim for claim in claims if claim.given == given and claim.draws is not None], seed, group)
+        own = [claim for claim in claims if claim.given == given and claim.together is not None]
+        yield from _together(own, seed, group)
 
 
 def _together(own: Sequence[Claim], seed: int, group: str) -> Iterator[Figure]:
-    """Of people for whom all these numbers are known. Each was drawn alone, so this asks whether all are right, not whether
-    they hang together as they should."""
+    """Of people for whom all these numbers are known, by draws of all at once: it asks whether they hang together, too."""
     if len(own) < 2:
         return
     rows = np.array(sorted(set.intersection(*(set(claim.rows.tolist()) for claim in own))), int)
@@ -55,7 +55,7 @@ def _together(own: Sequence[Claim], seed: int, group: str) -> Iterator[Figure]:
         return
     at = [np.searchsorted(claim.rows, rows) for claim in own]
     truth = np.stack([claim.truth[places] for claim, places in zip(own, at)], -1)
-    draws = np.stack([claim.draws[places] for claim, places in zip(own, at) if claim.draws is not None], -1)
+    draws = np.stack([claim.together[places] for claim, places in zip(own, at) if claim.together is not None], -1)
     found = tarp(truth, draws, seed)
     for metric, value in {"tarp_p": found.p, "tarp_lean": found.lean}.items():
         yield Figure(SECTION, EVERY_NUMBER, metric, value, OURS, own[0].given, group, n=len(rows))

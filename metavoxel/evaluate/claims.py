@@ -21,6 +21,8 @@ from metavoxel.schema import Categorical, Scalar
 POSTERIOR = Path("derivatives/phantom/posterior.tsv")
 PREDICTIONS = {SCAN: "predictions.csv", BOTH: "predictions_scan_and_others.csv", OTHERS: "predictions_others.csv"}
 """The tables of a baseline's answers, by what they were told."""
+DRAWN = ("draws", "intervals", "together")
+"""What a claim about a number may hold beside its mean."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class Claim:
     """What one answerer says of one variable, given one set of facts, about `rows` of the cohort.
 
     truth: (n,) in the variable's unit, or a level's index. told: (n,) means of a number, or (n, levels) probabilities of a
-    class. draws: (n, draws), intervals: (n, 2) from q05 to q95, of a number, where the answerer gives them.
+    class. draws: (n, draws), intervals: (n, 2) from q05 to q95, of a number, where the answerer gives them; together:
+    draws of it along with all other numbers.
     """
 
     who: str
@@ -39,6 +42,7 @@ class Claim:
     told: np.ndarray
     draws: np.ndarray | None = None
     intervals: np.ndarray | None = None
+    together: np.ndarray | None = None
 
     @property
     def is_class(self) -> bool:
@@ -47,10 +51,8 @@ class Claim:
     def among(self, inside: np.ndarray) -> "Claim":
         """About those of the cohort's rows (rows,) bool only."""
         own = inside[self.rows]
-        draws = None if self.draws is None else self.draws[own]
-        intervals = None if self.intervals is None else self.intervals[own]
-        return replace(self, rows=self.rows[own], truth=self.truth[own], told=self.told[own], draws=draws,
-                       intervals=intervals)  # fmt: skip
+        drawn: dict[str, Any] = {part: None if (x := getattr(self, part)) is None else x[own] for part in DRAWN}
+        return replace(self, rows=self.rows[own], truth=self.truth[own], told=self.told[own], **drawn)
 
 
 def claims(answers: Answers, baselines: Path | None) -> Iterator[Claim]:
@@ -69,7 +71,9 @@ def claims(answers: Answers, baselines: Path | None) -> Iterator[Claim]:
             else:
                 told, draws = answers.mean(v.name, given)[rows], answers.draws(v.name, given)[rows]
                 low_high = np.stack([quantiles(draws, q, 1) for q in (0.05, 0.95)], 1)
-                yield from _some(Claim(OURS, given, v, rows, truth[rows], told, draws, low_high))
+                joint = answers.together(v.name, given)
+                joint = None if joint is None else joint[rows]
+                yield from _some(Claim(OURS, given, v, rows, truth[rows], told, draws, low_high, joint))
         yield from _some(_constant(answers, v, truth))
         for (who, given), table in tables.items():
             yield from _some(_tabulated(who, given, table, v, truth))
@@ -103,11 +107,11 @@ def _joined(own: Sequence[Claim]) -> Claim:
         raise MetavoxelError(f"{first.variable.name}: the folds' models know different levels; deal the people anew, with "
                              f"--stratify {first.variable.name}")  # fmt: skip
     rows, truth, told = (np.concatenate([getattr(c, part) for c in own]) for part in ("rows", "truth", "told"))
-    draws = [c.draws for c in own if c.draws is not None]
-    intervals = [c.intervals for c in own if c.intervals is not None]
-    return replace(first, rows=rows, truth=truth, told=told,
-                   draws=np.concatenate(draws) if len(draws) == len(own) else None,
-                   intervals=np.concatenate(intervals) if len(intervals) == len(own) else None)  # fmt: skip
+    drawn: dict[str, Any] = {}
+    for part in DRAWN:
+        each = [x for c in own if (x := getattr(c, part)) is not None]
+        drawn[part] = np.concatenate(each) if len(each) == len(own) else None
+    return replace(first, rows=rows, truth=truth, told=told, **drawn)
 
 
 def in_words(given: str) -> str:

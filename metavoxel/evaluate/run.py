@@ -28,7 +28,7 @@ from metavoxel.evaluate.scans import Spaces, image_sections, spaces_of
 from metavoxel.evaluate.sides import refuse_leak, refuse_seen, sides_of
 from metavoxel.evaluate.summary import summary_section
 from metavoxel.files import DIGITS, atomic_write, checksum, make_folder, only_one
-from metavoxel.model import resolve
+from metavoxel.model import MetaVoxel, resolve
 from metavoxel.page import Report, Section, Table
 from metavoxel.progress import say
 from metavoxel.surprise import LIMIT
@@ -61,6 +61,7 @@ def evaluate(
     asked = np.concatenate([np.flatnonzero(whole.table["participant_id"].isin(side.test.participants)) for side in sides])
     test = whole.subset(asked)
     about = _about(sides, model, test, options)
+    _refuse_unknown(sides[0].model, test)
     run = Evaluation(sides, test, out / WORK, options, Findings(about), quiet)
     # what a slip of the pen would spoil comes before anything is written
     by, spaces = group_columns(test, options.by), spaces_of(run)
@@ -109,9 +110,21 @@ def _chapters(run: Evaluation, by: Sequence[str], spaces: Mapping[str, Spaces]) 
     return [*main, calibration_section(found, run.claims, seed), *filter(None, optional)]
 
 
+def _refuse_unknown(model: MetaVoxel, test: Cohort) -> None:
+    """Raises MetavoxelError where nothing that the model tells is known of anybody. Missing columns are refused later."""
+    names = [v.name for v in model.schema.scalars]
+    if not names:
+        raise MetavoxelError("this model knows scans alone, so it tells nothing that can be judged; give it as a baseline")
+    if all(name in test.columns and test.table[name].isna().all() for name in names):
+        raise MetavoxelError(f"{test.root}: {', '.join(names)}: known of nobody who is asked about, so there is nothing to "
+                             "judge answers by; add a table of these facts")  # fmt: skip
+
+
 def _left_out(run: Evaluation) -> None:
     """What the cohort does not allow to be measured, in words."""
     lacking = run.findings.left_out
+    judged = {claim.variable.name for claim in run.claims}
+    lacking += [f"{v.name}: known of nobody who was asked about." for v in run.model.schema.scalars if v.name not in judged]
     ours = [claim for claim in run.claims if claim.who == OURS]
     for name in dict.fromkeys(claim.variable.name for claim in ours if claim.is_class):
         truth = next(claim.truth for claim in ours if claim.variable.name == name)
