@@ -139,6 +139,12 @@ def test_who_shares_a_law_gets_draws_of_their_own(made: Path, monkeypatch: pytes
     assert list(draws_by_replacement(model, {"age": age}, ["mmse"], 2, torch.zeros(4, dtype=torch.bool), 0, 3)) == []
 
 
+def test_the_papers_way_is_asked_of_some_people(made: Path, cohort: Cohort, tmp_path: Path) -> None:
+    asked = study(cohort, tmp_path).test
+    told = by_few_steps(mv.load(made / "paper/model"), asked, ["age", "sex"], [], 0, lambda *_: None, 4)
+    assert np.isfinite(told["age"]).sum() == 4 and (np.isfinite(told["sex"]).all(1) == np.isfinite(told["age"])).all()
+
+
 def test_a_run_goes_on_where_it_was_stopped(made: Path, cohort: Cohort, tmp_path: Path) -> None:
     """Stopped in the middle of a training, and between baselines."""
     names = ["densenet", "linear"]

@@ -43,6 +43,7 @@ class Trained:
 
     answers: dict[str, dict[str, np.ndarray]]
     about: dict[str, object]
+    lacking: str = "no scan, so no answer"
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Setting:
     sizes: Sizes
     cache: Path
     volumes: Volumes | None = None
+    most: int | None = None
     device: str | None = None
     resume: bool = False
     quiet: bool = True
@@ -74,6 +76,7 @@ def run_baselines(
     only: Sequence[str] | None = None,
     want: Sequence[str] | None = None,
     volumes: Volumes | None = None,
+    most: int | None = None,
     resume: bool = False,
     cache: str | Path | None = None,
     device: str | None = None,
@@ -86,8 +89,9 @@ def run_baselines(
     split, fold: as for `train`, and its other part is answered; without a split one is drawn and kept as out/split.tsv.
     config: a file of settings laid over those of the preset named, which the joint model was trained with.
     want: default age and sex. volumes: measures a cohort's anatomy, for trees; default: `cohort_volumes` of its first 3-D
-    image. resume: go on with a stopped run of the same people and preset; what is finished is kept. Raises MetavoxelError
-    where the study itself makes no sense.
+    image. most: of how many test people those are asked whose every answer takes 150 evaluations (paper, continuous-sex);
+    default: all. resume: go on with a stopped run of the same people and preset; what is finished is kept. Raises
+    MetavoxelError where the study itself makes no sense.
     """
     if unknown := [name for name in only or () if name not in BASELINES]:
         raise MetavoxelError(f"unknown baseline {unknown[0]!r}; choose from {', '.join(BASELINES)}")
@@ -109,7 +113,7 @@ def run_baselines(
         image = next((image for image in study.schema.images if len(image.shape) == 3), None)
         if volumes is None and image is not None:
             volumes = partial(cohort_volumes, image=image)
-        setting = Setting(study, chosen, Path(scratch), volumes, device, resume, quiet)
+        setting = Setting(study, chosen, Path(scratch), volumes, most, device, resume, quiet)
         named = preset if isinstance(preset, str) else "own sizes"
         record = _record(folder, cohort, study, taken, named, None if config is None else to_dict(chosen.joint))
         if not quiet:
@@ -177,7 +181,7 @@ def _write(trained: Trained, study: Study, folder: Path) -> dict[str, str]:
     for told, answers in trained.answers.items():
         name = PREDICTIONS[told]
         with atomic_write(folder / name) as file:
-            study.test.table(answers, "no scan, so no answer").to_csv(file, index=False, float_format=DIGITS)
+            study.test.table(answers, trained.lacking).to_csv(file, index=False, float_format=DIGITS)
         files[name] = told
     return files
 
@@ -237,8 +241,8 @@ def _asked_by_draws(s: Setting, model: MetaVoxel, about: dict[str, object]) -> T
         for want in [list(s.study.want)] if told == SCAN else [[name] for name in s.study.want]:
             given = s.study.others(want[0]) if told == BOTH else []
             with one_bar(f"{', '.join(want)} from {told}", s.quiet) as report:
-                answers[told] |= by_draws(model, s.study.test, want, given, s.study.seed, report)
-    return Trained(answers, {**about, "draws": PAPER_DRAWS})
+                answers[told] |= by_draws(model, s.study.test, want, given, s.study.seed, report, s.most)
+    return Trained(answers, {**about, "draws": PAPER_DRAWS, "most": s.most}, "no scan, or not asked, so no answer")
 
 
 BASELINES: dict[str, Callable[[Setting, Path], Trained]] = {

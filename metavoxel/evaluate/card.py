@@ -1,5 +1,6 @@
 """A model card (Mitchell et al. 2019): who the model was trained on, what it is for, where it ends, its figures."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +25,31 @@ LIMITS_OF_SCANS = (
 )
 
 
-def card(model: MetaVoxel, findings: Findings, claims: list[Claim], licence: str | None) -> dict[str, Any]:
-    """licence: of the training data, as its holder says; None: said to be unknown."""
-    summary: dict[str, Any] = model.summary
-    main = main_claims(claims)
+def card(
+    models: Sequence[MetaVoxel], findings: Findings, claims: list[Claim], licence: str | None
+) -> dict[str, Any]:
+    """models: the one that was judged, or one for each fold. licence: of the training data, as its holder says; None: said
+    to be unknown."""
+    main, trained = main_claims(claims), [_training(model) for model in models]
     shown = [figure for figure in findings.figures if figure.section in ("accuracy", "calibration")
              and figure.who == "model" and figure.given == main[0].given]  # fmt: skip
     return {
         "model": findings.about["model"],
-        "variables": [_variable(v) for v in model.schema],
-        "training": {"people": summary["people"], "rows": summary["rows"], "demographics": summary["columns"],
+        "variables": [_variable(v) for v in models[0].schema],
+        "training": {**(trained[0] if len(models) == 1 else {"folds": trained}),
                      "licence": licence or "not stated; ask whoever trained the model before passing it on"},
         "evaluation": findings.about["cohort"],
         "intended_use": INTENDED,
-        "limits": [*LIMITS, *(LIMITS_OF_SCANS if model.schema.images else ())],
+        "limits": [*LIMITS, *(LIMITS_OF_SCANS if models[0].schema.images else ())],
         "not_evaluated": findings.left_out,
         "figures": {f"{f.variable}: {f.metric} given {f.given}": f.value for f in shown},
     }  # fmt: skip
+
+
+def _training(model: MetaVoxel) -> dict[str, Any]:
+    """Who the model was trained on."""
+    summary: dict[str, Any] = model.summary
+    return {"people": summary["people"], "rows": summary["rows"], "demographics": summary["columns"]}
 
 
 def save_card(folder: Path, content: dict[str, Any]) -> None:
@@ -49,9 +58,14 @@ def save_card(folder: Path, content: dict[str, Any]) -> None:
     training = content["training"]
     lines = [f"# Model card: {content['model']['name']}", "", "## Variables", ""]
     lines += [f"- {words}" for words in content["variables"]]
-    who = f"{training['people']} people, {training['rows']} rows. Licence: {training['licence']}."
-    lines += ["", "## Trained on", "", who, ""]
-    lines += [f"- {name}: {_demographic(seen)}" for name, seen in training["demographics"].items()]
+    folds = training.get("folds")
+    lines += ["", "## Trained on", ""]
+    if folds:
+        lines += [f"{len(folds)} models, each without the people of a fold, about whom it was then asked.", ""]
+    for number, part in enumerate(folds or [training], start=1):
+        lines += [f"{f'Fold {number}: ' if folds else ''}{part['people']} people, {part['rows']} rows.", ""]
+        lines += [*(f"- {name}: {_demographic(seen)}" for name, seen in part["demographics"].items()), ""]
+    lines += [f"Licence: {training['licence']}."]
     lines += ["", "## Intended use", "", content["intended_use"], "", "## Limits", ""]
     lines += [f"- {limit}" for limit in content["limits"]]
     if content["not_evaluated"]:

@@ -24,6 +24,10 @@ def baselines(
     ] = None,
     split: SplitOption = None,
     fold: FoldOption = None,
+    most: Annotated[
+        int | None,
+        typer.Option(min=1, help="About how many people paper and continuous-sex are asked, slow ones; default: all."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run in the same folder.")] = False,
     variables: VariablesOption = None,
     pattern: PatternOption = None,
@@ -38,8 +42,8 @@ def baselines(
 
     data = read_cohort(cohort, names(variables), pattern, schema)
     failed = run_baselines(
-        data, out, preset, config=config, split=split, fold=fold, only=names(only), want=names(want), resume=resume,
-        cache=cache, device=device, seed=seed,
+        data, out, preset, config=config, split=split, fold=fold, only=names(only), want=names(want), most=most,
+        resume=resume, cache=cache, device=device, seed=seed,
     )  # fmt: skip
     if failed:
         say(f"{', '.join(failed)} failed; the others and the reasons are in {out / RECORD}")

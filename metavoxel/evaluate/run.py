@@ -44,7 +44,7 @@ def evaluate(
     """Evaluates a model on a cohort and writes OUT/report.html, metrics.json, model_card.md and .json.
 
     A model "runs/fold-{fold}" stands for one a fold of the split: each is asked about the fold that it was trained without,
-    and all answers and drawn scans are judged together, without a look for copies and without a card.
+    and all answers and drawn scans are judged together, without a look for copies.
 
     Raises MetavoxelError where somebody is in training and in the test, naming them; where a variable is missing; where OUT
     holds something else. Nothing is written then.
@@ -71,12 +71,10 @@ def evaluate(
     make_folder(out / WORK)
     with only_one(out / WORK / "lock", f"evaluating into {out}"):
         _claim(out, about)
-        alone = sides[0] if len(sides) == 1 else None
         sections = _chapters(run, by, spaces)
         save_answers(run.claims, test, out / ANSWERS)
         run.findings.save(out / "metrics.json")
-        if alone:
-            save_card(out, card(alone.model, run.findings, run.claims, options.licence))
+        save_card(out, card([side.model for side in sides], run.findings, run.claims, options.licence))
         _page(run, sections).save(out / "report.html")
     if not quiet:
         say(f"report in {out / 'report.html'}, {len(run.findings.figures)} figures in {out / 'metrics.json'}")
@@ -140,7 +138,7 @@ def _left_out(run: Evaluation) -> None:
     if run.options.baselines is None:
         lacking.append("Baselines: none were given; train them with metavoxel baselines and add --baselines.")
     if len(run.sides) > 1:
-        lacking.append("Copies, a model card: of several models; evaluate one of them with --fold.")
+        lacking.append("Copies: of several models; evaluate one of them with --fold.")
     elif run.training is None and run.model.schema.images:
         lacking.append("Copies of training scans: the training cohort is not known; add --split or --training.")
 

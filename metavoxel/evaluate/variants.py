@@ -47,13 +47,16 @@ def by_draws(
     given: Sequence[str] = (),
     seed: int = 0,
     progress: Progress = lambda done, total: None,
+    most: int | None = None,
     steps: int = PAPER_STEPS,
 ) -> dict[str, np.ndarray]:
     """Answers by the paper's inference, replacement: of a number the mean of a few draws, of a class each level's share.
 
     given: facts that are told beside the scans; a cell that is missing is drawn along. A class that the model knows as a
-    number is rounded to the nearest level, draw by draw. NaN for a row without a scan.
+    number is rounded to the nearest level, draw by draw. NaN for a row without a scan, and for all but `most` of the rows,
+    at random.
     """
+    some = np.random.default_rng(seed).permutation(len(part)) < (len(part) if most is None else most)
     cohort = as_known(part.cohort, model)
     found: dict[str, np.ndarray] = {}
     for name in want:
@@ -61,7 +64,7 @@ def by_draws(
         shape = (len(variable.levels),) if isinstance(variable, Categorical) else ()
         found[name] = np.full((len(part), *shape), np.nan)
     for batch in batches(model.schema, model.codecs, cohort, dict.fromkeys(given), model.device):
-        asked = scanned(model, batch.known, batch.rows)
+        asked = scanned(model, batch.known, batch.rows) & torch.from_numpy(some[batch.first : batch.first + batch.rows])
         for own, drawn in facts_by_replacement(model, batch.known, want, asked, batch.first, seed, steps):
             for name, draws in drawn.items():
                 found[name][batch.first + own] = [_summary(part.schema.scalar(name), row) for row in draws]
