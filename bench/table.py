@@ -10,6 +10,7 @@ from metavoxel.evaluate.accuracy import best_of, shown_value
 from metavoxel.evaluate.figures import CONSTANT, EXACT, Findings
 
 HERE = Path(__file__).parent
+README, BENCHMARKS = HERE.parent / "README.md", HERE.parent / "docs" / "benchmarks.md"
 REPORTS = {
     "packaged": "500 fresh phantoms, the packaged model",
     "diagnosis": "500 phantoms with a diagnosis, `tiny` trained on 2,000 others",
@@ -138,15 +139,23 @@ def results() -> list[str]:
     return lines
 
 
-def main() -> None:
-    readme = HERE.parent / "README.md"
-    before, rest = readme.read_text().split(START)
-    readme.write_text("\n".join([before + START, "", *results(), "", END + rest.split(END)[1]]))
-    notes = (HERE / "notes.md").read_text().rstrip()
-    lines = ["# Benchmarks", "", notes, ""]
+def readme() -> str:
+    """README.md with its table made anew."""
+    before, rest = README.read_text().split(START)
+    return "\n".join([before + START, "", *results(), "", END + rest.split(END)[1]])
+
+
+def benchmarks() -> str:
+    """docs/benchmarks.md: the notes, then a section for each record."""
+    lines = ["# Benchmarks", "", (HERE / "notes.md").read_text().rstrip(), ""]
     for name, title in TITLES.items():
         lines += section(name, title)
-    (HERE.parent / "docs" / "benchmarks.md").write_text("\n".join(lines).rstrip() + "\n")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def main() -> None:
+    README.write_text(readme())
+    BENCHMARKS.write_text(benchmarks())
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The documents' examples run as they stand, on a small phantom cohort and with few steps of training."""
 
+import importlib
 import re
 import shutil
 from pathlib import Path
@@ -17,6 +18,14 @@ FEW = {"steps": 2, "batch": 4, "validate_every": 1}
 
 def blocks(page: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+
+
+def test_the_tables_are_those_of_the_recorded_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """README and docs/benchmarks.md say what bench/results and docs/reports hold."""
+    monkeypatch.syspath_prepend(str(DOCS.parent / "bench"))
+    table = importlib.import_module("table")
+    assert table.README.read_text() == table.readme()
+    assert table.BENCHMARKS.read_text() == table.benchmarks()
 
 
 @pytest.fixture

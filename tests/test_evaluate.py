@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy.stats import spearmanr
 
 import metavoxel as mv
@@ -18,9 +19,10 @@ from metavoxel.data.splits import draw_split, part_of
 from metavoxel.errors import MetavoxelError
 from metavoxel.evaluate.asking import DRAWS, ask
 from metavoxel.evaluate.claims import CONSTANT, EXACT, Claim
+from metavoxel.evaluate.coherence import retest
 from metavoxel.evaluate.compare import comparison
 from metavoxel.evaluate.evaluation import Options
-from metavoxel.evaluate.figures import Findings
+from metavoxel.evaluate.figures import OURS, Findings
 from metavoxel.evaluate.headsize import beside_head_size
 from metavoxel.evaluate.run import compare_evaluations, evaluate
 from metavoxel.evaluate.sides import refuse_leak, sides_of
@@ -327,3 +329,27 @@ def test_facts_that_nobody_has(cohort, tmp_path):
     found = evaluate("phantom", ageless.subset(range(6)), tmp_path / "out", Options(scans=0), quiet=True)
     assert "age: known of nobody who was asked about." in found.left_out
     assert found.value("accuracy", "sex", "accuracy", given="scan") is not None
+
+
+def test_answers_that_are_not_numbers_are_refused_by_name(phantoms, untrained, tmp_path):
+    model = mv.load(untrained)
+    for weights in model.denoiser.net.parameters():
+        torch.nn.init.constant_(weights, float("nan"))
+    with pytest.raises(MetavoxelError, match=r"sub-\d+: the model's \w+ given nothing is not a number; .*train it again"):
+        ask(model, mv.read_cohort(phantoms), tmp_path / "answers", 0, lambda *_: None)
+    assert not list((tmp_path / "answers").glob("*.npz"))
+
+
+def test_people_who_came_twice_say_how_steady_answers_are(cohort):
+    """Three people come twice, one once: of numbers the sd within a person, of classes how far from their mean."""
+    people = mv.read_cohort(cohort).subset(range(7))
+    people = replace(people, table=people.table.assign(participant_id=[*"aabbccd"]))
+    age = np.array([50.0, 52, 60, 64, 70, 70, 99])
+    sure = np.array([0.9, 0.7, 0.5, 0.5, 0.2, 0.4, 0.1])
+    schema, rows = mv.load("phantom").schema, np.arange(7)
+    claims = [Claim(OURS, "scan", schema.scalar("age"), rows, age, age),
+              Claim(OURS, "scan", schema.scalar("sex"), rows, np.zeros(7), np.stack([sure, 1 - sure], 1))]  # fmt: skip
+    found = {(figure.variable, figure.metric): figure for figure in retest(claims, people)}
+    assert np.isclose(found["age", "retest_sd"].value, np.sqrt((2 + 8 + 0) / 3)) and found["age", "retest_sd"].n == 6
+    assert np.isclose(found["sex", "retest_variation"].value, 0.2 / 3)
+    assert not list(retest(claims, replace(people, table=people.table.assign(participant_id=[*"abcdefg"]))))
