@@ -169,22 +169,33 @@ def test_ranks_accept_exact_draws_and_reject_others(rng: Rng) -> None:
     assert np.isnan(calibration.rank_p(truth[:9], drawn[:9]))
 
 
+def faults(truth: np.ndarray, drawn: np.ndarray) -> list[str]:
+    """That the report finds with draws (people, draws)."""
+    claims = [Claim(OURS, "scan", Continuous("age", "years"), np.arange(len(truth)), truth, drawn.mean(1), drawn)]
+    findings = Findings({})
+    findings.add(calibrated.calibration(claims, seed=0))
+    return calibrated.faults(findings, claims)
+
+
+def test_intervals_of_whole_points_are_judged_as_others_are(rng: Rng) -> None:
+    """Of a score of few points, any interval holds more than it says if its ends are inside: 77 % for 50."""
+    points = [np.round(x / 4) for x in draws(rng, 2000, 99)]
+    low, high = np.percentile(points[1], [25, 75], axis=1)
+    assert ((low <= points[0]) & (points[0] <= high)).mean() > 0.7
+    assert faults(*points) == []
+    assert "50 % intervals hold" in faults(*(np.round(x / 4) for x in draws(rng, 2000, 99, narrow=0.6)))[0]
+
+
 def test_report_finds_fault_with_any_interval_and_seldom_with_exact_draws(rng: Rng) -> None:
-    age = Continuous("age", "years")
+    def found(people: int, narrow: float = 1.0) -> list[str]:
+        return faults(*draws(rng, people, 79, narrow))
 
-    def faults(people: int, narrow: float = 1.0) -> list[str]:
-        truth, drawn = draws(rng, people, 79, narrow)
-        claims = [Claim(OURS, "scan", age, np.arange(people), truth, drawn.mean(1), drawn)]
-        findings = Findings({})
-        findings.add(calibrated.calibration(claims, seed=0))
-        return calibrated.faults(findings, claims)
-
-    assert sum(bool(faults(500)) for _ in range(100)) <= 6  # ranks and intervals together: 2 are expected
-    assert all("50 % intervals hold" in fault for fault in faults(2000, narrow=0.8) + faults(2000, narrow=1.25))
+    assert sum(bool(found(500)) for _ in range(100)) <= 6  # ranks and intervals together: 2 are expected
+    assert all("50 % intervals hold" in fault for fault in found(2000, narrow=0.8) + found(2000, narrow=1.25))
     with_wide_middle = Findings({})
     with_wide_middle.add(Figure("calibration", "age", f"coverage_{share}", share / 100 + 0.1 * (share == 50), given="scan",
                                 n=500) for share in calibration.INTERVALS)  # fmt: skip
-    claim = Claim(OURS, "scan", age, np.arange(500), np.zeros(500), np.zeros(500))
+    claim = Claim(OURS, "scan", Continuous("age", "years"), np.arange(500), np.zeros(500), np.zeros(500))
     assert calibrated.faults(with_wide_middle, [claim]) == ["age, given scan (50 % intervals hold 60%)"]
 
 

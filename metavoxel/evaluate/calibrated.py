@@ -88,7 +88,9 @@ def calibration_section(findings: Findings, claims: Sequence[Claim], seed: int) 
         "Are the intervals honest?", _conclusion(findings, shown), panels, Table(header, rows),
         note="Ranks: where the truth stands among the draws; even if the draws are right (simulation-based calibration), "
         "and p is the chance of ranks at least as uneven. ECE: how far probabilities are from shares, and what a perfectly "
-        "calibrated answerer stays under in 95 of 100 such cohorts. The grey band holds 95 % of even counts.",
+        "calibrated answerer stays under in 95 of 100 such cohorts. The grey band holds 95 % of even counts. A truth that "
+        "ties with an interval's end, as whole numbers do, is inside as often as its place among the tied draws is; of an "
+        "exact answer only the ends are known, and ties are inside.",
     )  # fmt: skip
 
 
