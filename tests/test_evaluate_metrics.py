@@ -9,10 +9,10 @@ from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
 from metavoxel.errors import MetavoxelError
-from metavoxel.evaluate import calibrated, calibration, scores
+from metavoxel.evaluate import accuracy, calibrated, calibration, scores
 from metavoxel.evaluate.claims import Claim
 from metavoxel.evaluate.figures import OURS, Figure, Findings
-from metavoxel.schema import Continuous
+from metavoxel.schema import Categorical, Continuous
 
 Rng = np.random.Generator
 
@@ -131,6 +131,19 @@ def test_models_alike_seldom_differ(rng: Rng) -> None:
         found = scores.compare(lambda t, x: {"mae": np.abs(t - x).mean()}, truth, *(truth + offs), people, 99, trial)
         low += found["mae"].p <= 0.1
     assert stats.binomtest(low, 200, 0.1).pvalue > 0.01
+
+
+def test_a_constant_of_several_folds_orders_nobody(rng: Rng) -> None:
+    """Each fold's constant is the mean of the others: the higher a fold's people, the lower its constant."""
+    fold = np.arange(60) % 3
+    for variable, truth, told in (
+        (Continuous("age", "years"), rng.normal(40 + 10 * fold, 5), 60.0 - 5 * fold),
+        (Categorical("sex", levels=("F", "M")), 1.0 * (rng.random(60) < 0.2 + 0.3 * fold),
+         np.stack([0.4 + 0.15 * fold, 0.6 - 0.15 * fold], 1)),
+    ):  # fmt: skip
+        claim = Claim("constant", "nothing", variable, np.arange(60), truth, told)
+        found = {figure.metric: figure.value for figure in accuracy.accuracy([claim], np.arange(60), seed=0)}
+        assert {name for name, value in found.items() if np.isnan(value)} == {"auc" if claim.is_class else "r"}
 
 
 def test_crps_is_the_normal_laws(rng: Rng) -> None:

@@ -26,7 +26,10 @@ def accuracy(claims: Sequence[Claim], people: np.ndarray, seed: int, group: str 
 
 
 def _scores(claim: Claim, rows: np.ndarray) -> dict[str, float]:
-    return (class_scores if claim.is_class else number_scores)(claim.truth[rows], claim.told[rows])
+    """Who was told nothing says the same of everybody and puts nobody in order: over folds or sites, each with an answer of
+    its own, r and AUC would say only how these differ."""
+    found = (class_scores if claim.is_class else number_scores)(claim.truth[rows], claim.told[rows])
+    return found | {"auc" if claim.is_class else "r": np.nan} if claim.given == NOTHING else found
 
 
 def accuracy_sections(findings: Findings, claims: Sequence[Claim]) -> Iterator[Section]:
@@ -44,7 +47,8 @@ def accuracy_sections(findings: Findings, claims: Sequence[Claim]) -> Iterator[S
         yield Section(
             f"{name}: how near are the answers?", _conclusion(findings, name, main, own, unit),
             table=Table(header, rows),
-            note="Brackets: 95 % intervals, people drawn anew 1,000 times. Every other score is in metrics.json.",
+            note="Brackets: 95 % intervals, people drawn anew 1,000 times. Who is told nothing puts nobody in "
+            "order, and has no r or AUC. Every other score is in metrics.json.",
         )  # fmt: skip
 
 
