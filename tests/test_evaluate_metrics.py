@@ -146,6 +146,50 @@ def test_a_constant_of_several_folds_orders_nobody(rng: Rng) -> None:
         assert {name for name, value in found.items() if np.isnan(value)} == {"auc" if claim.is_class else "r"}
 
 
+def test_a_baseline_is_held_against_the_model_on_the_same_answers(rng: Rng) -> None:
+    """Errors that people share hide from two intervals of their own what they do not hide from the pairs."""
+    truth, shared = rng.normal(50, 15, 200), rng.normal(0, 8, 200)
+    near, far = truth + shared, truth + 1.1 * shared
+    everybody, scanned = np.arange(200), np.arange(150)
+    age = Continuous("age", "years")
+
+    def told(who: str, given: str, rows: np.ndarray, values: np.ndarray) -> Claim:
+        return Claim(who, given, age, rows, truth[rows], values[rows])
+
+    claims = [
+        told(OURS, "scan", scanned, far), told(OURS, "other facts", everybody, near),
+        told(OURS, "scan and other facts", scanned, far), told("constant", "nothing", everybody, np.full(200, 50.0)),
+        told("linear", "scan", everybody, np.where(everybody < 150, near, 0)),  # so bad only where the model has no scan
+        told("vit", "scan", scanned, truth + 20),
+    ]  # fmt: skip
+    findings = Findings({})
+    findings.add(accuracy.accuracy(claims, everybody, seed=0))
+    ours, linear = (findings.value("accuracy", "age", "mae", who=who, given="scan") for who in (OURS, "linear"))
+    pair = findings.value("paired", "age", "mae", who="linear", given="scan")
+    assert pair.value == pytest.approx(0.1 * np.abs(shared[:150]).mean()) and pair.n == 150 < linear.n
+    assert pair.low > 0 and ours.low < ours.value - pair.value  # its own interval holds what is better by as much
+    assert findings.value("paired", "age", "mae_p", who="linear", given="scan").value < 0.01
+    assert accuracy.best_of(findings, "age", "mae", "scan").who == "linear"
+    section = next(accuracy.accuracy_sections(findings, claims))
+    assert "The best of 2 baselines, linear," in section.conclusion and "the model is behind" in section.conclusion
+    assert "better than a constant" in section.conclusion
+    assert "Adding the scan to the other facts makes its answers worse: +0.6" in section.conclusion
+
+
+def test_balanced_accuracy_stands_in_the_table(rng: Rng) -> None:
+    """Nine in ten are well: who calls everybody well is right of nine in ten, and recognises nobody."""
+    truth = 1.0 * (np.arange(100) < 10)
+    ill, told = Categorical("ill", levels=("no", "yes")), np.tile([0.9, 0.1], (100, 1))
+    claims = [Claim(who, given, ill, np.arange(100), truth, told) for who, given in
+              ((OURS, "scan"), ("constant", "nothing"))]  # fmt: skip
+    findings = Findings({})
+    findings.add(accuracy.accuracy(claims, np.arange(100), seed=0))
+    section = next(accuracy.accuracy_sections(findings, claims))
+    shown = dict(zip(section.table.header, section.table.rows[0]))
+    assert shown["accuracy"].startswith("0.900") and shown["balanced accuracy"].startswith("0.500")
+    assert "not certainly better than a constant" in section.conclusion
+
+
 def test_crps_is_the_normal_laws(rng: Rng) -> None:
     truth = np.array([-1.5, 0.0, 4.0])
     z = (truth - 1) / 2

@@ -9,7 +9,7 @@ from metavoxel.data.cohort import Cohort
 from metavoxel.data.splits import STRATA
 from metavoxel.errors import MetavoxelError
 from metavoxel.evaluate import plots
-from metavoxel.evaluate.accuracy import SHOWN, accuracy
+from metavoxel.evaluate.accuracy import SHOWN, scored
 from metavoxel.evaluate.calibrated import calibration
 from metavoxel.evaluate.claims import Claim, in_words, main_claims
 from metavoxel.evaluate.figures import Figure, Findings
@@ -39,7 +39,7 @@ def fairness(claims: Sequence[Claim], cohort: Cohort, by: Sequence[str], seed: i
             inside = of_row == value
             some = [part for claim in own if len(set(people[(part := claim.among(inside)).rows])) >= LEAST_PEOPLE]
             group = f"{column} = {value}"
-            for figure in (*accuracy(some, people, seed, group), *calibration(some, seed, group)):
+            for figure in (*scored(some, people, seed, group), *calibration(some, seed, group)):
                 yield Figure(**{**vars(figure), "section": SECTION})
 
 
