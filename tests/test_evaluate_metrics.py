@@ -146,6 +146,11 @@ def test_a_constant_of_several_folds_orders_nobody(rng: Rng) -> None:
         assert {name for name, value in found.items() if np.isnan(value)} == {"auc" if claim.is_class else "r"}
 
 
+def test_holm_is_the_textbooks() -> None:
+    assert scores.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert scores.holm([0.9, 0.8]) == pytest.approx([1, 1]) and not len(scores.holm([]))
+
+
 def test_a_baseline_is_held_against_the_model_on_the_same_answers(rng: Rng) -> None:
     """Errors that people share hide from two intervals of their own what they do not hide from the pairs."""
     truth, shared = rng.normal(50, 15, 200), rng.normal(0, 8, 200)
@@ -231,7 +236,7 @@ def faults(truth: np.ndarray, drawn: np.ndarray) -> list[str]:
     claims = [Claim(OURS, "scan", Continuous("age", "years"), np.arange(len(truth)), truth, drawn.mean(1), drawn)]
     findings = Findings({})
     findings.add(calibrated.calibration(claims, seed=0))
-    return calibrated.faults(findings, claims)
+    return list(calibrated.faults(findings, claims).values())
 
 
 def test_intervals_of_whole_points_are_judged_as_others_are(rng: Rng) -> None:
@@ -253,7 +258,28 @@ def test_report_finds_fault_with_any_interval_and_seldom_with_exact_draws(rng: R
     with_wide_middle.add(Figure("calibration", "age", f"coverage_{share}", share / 100 + 0.1 * (share == 50), given="scan",
                                 n=500) for share in calibration.INTERVALS)  # fmt: skip
     claim = Claim(OURS, "scan", Continuous("age", "years"), np.arange(500), np.zeros(500), np.zeros(500))
-    assert calibrated.faults(with_wide_middle, [claim]) == ["age, given scan (50 % intervals hold 60%)"]
+    assert list(calibrated.faults(with_wide_middle, [claim]).values()) == ["age, given scan (50 % intervals hold 60%)"]
+
+
+def test_a_report_of_many_questions_is_as_seldom_wrong_as_one_of_few(rng: Rng) -> None:
+    """Twelve classes told rightly: at 5 % each, every other report would find a fault."""
+    sexes = [Categorical(f"class-{number}", levels=("no", "yes")) for number in range(12)]
+
+    def found(right: bool) -> dict[tuple[str, str], str]:
+        claims = []
+        for sex in sexes:
+            p = rng.beta(1, 1, 200)
+            truth = 1.0 * (rng.random(200) < (p if right or sex is not sexes[3] else p**3))
+            claims.append(Claim(OURS, "scan", sex, np.arange(200), truth, np.stack([1 - p, p], 1)))
+        findings = Findings({})
+        findings.add(calibrated.calibration(claims, seed=0))
+        said = calibrated.calibration_section(findings, claims, 0).conclusion
+        found = calibrated.faults(findings, claims)
+        assert bool(found) != ("No fault that 200 people could show was found in 12 questions." in said)
+        return found
+
+    assert not any(found(right=True) for _ in range(3))
+    assert list(found(right=False)) == [("class-3", "scan")]
 
 
 def test_tarp_keeps_to_the_diagonal_if_and_only_if_draws_are_right(rng: Rng) -> None:
