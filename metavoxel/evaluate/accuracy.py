@@ -63,12 +63,12 @@ def losses(claim: Claim) -> np.ndarray:
 
 def _loss_beyond(ours: Claim, other: Claim) -> float:
     """The other's mean loss less ours on the rows that both answered; infinite where there are none."""
-    one, two = _common(ours, other)
+    one, two = common(ours, other)
     return float((losses(two) - losses(one)).mean()) if len(one.rows) else np.inf
 
 
 def _difference(ours: Claim, other: Claim, people: np.ndarray, seed: int) -> Iterator[Figure]:
-    one, two = _common(ours, other)
+    one, two = common(ours, other)
     if not len(one.rows):
         return
     scores = class_scores if ours.is_class else number_scores
@@ -82,7 +82,7 @@ def _difference(ours: Claim, other: Claim, people: np.ndarray, seed: int) -> Ite
         yield told(f"{metric}_p", p)
 
 
-def _common(one: Claim, other: Claim) -> tuple[Claim, Claim]:
+def common(one: Claim, other: Claim) -> tuple[Claim, Claim]:
     """About the rows that both are about: a baseline on tables, say, answers people without a scan, too."""
     rows = np.intersect1d(one.rows, other.rows)
     inside = np.zeros(max(one.rows.max(), other.rows.max()) + 1, bool)

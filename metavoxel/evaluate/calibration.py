@@ -9,15 +9,13 @@ import numpy as np
 from scipy.stats import chisquare, kstest
 
 from metavoxel.errors import MetavoxelError
-from metavoxel.evaluate.scores import checked_classes
+from metavoxel.evaluate.scores import AT_ONCE, checked_classes
 
 INTERVALS = (50, 80, 90, 95)
 BINS = 20
 """Of rank histograms of many people; fewer for few, so that each expects LEAST_EXPECTED of them."""
 LEAST_EXPECTED = 5
 TENTHS = 10
-AT_ONCE = 250
-"""Repeats of all people that are in memory together."""
 
 
 class Reliability(NamedTuple):
