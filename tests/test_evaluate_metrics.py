@@ -227,7 +227,7 @@ def test_a_report_of_many_questions_is_as_seldom_wrong_as_one_of_few(rng: Rng) -
             claims.append(Claim(OURS, "scan", sex, np.arange(100), truth, np.stack([1 - p, p], 1)))
         findings = Findings({})
         findings.add(calibrated.calibration(claims, seed=0))
-        said = calibrated.calibration_section(findings, claims, 0).conclusion
+        said = calibrated._conclusion(findings, claims)
         found = calibrated.faults(findings, claims)
         assert bool(found) != ("No fault that 100 people could show was found in 6 questions." in said)
         return found

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from metavoxel.data.cohort import Cohort, read_cohort
-from metavoxel.evaluate import accuracy, fairness
+from metavoxel.evaluate import accuracy, fairness, headsize
 from metavoxel.evaluate.claims import Claim
 from metavoxel.evaluate.figures import OURS, Findings
 from metavoxel.schema import Categorical, Continuous
@@ -126,3 +126,31 @@ def test_groups_that_are_served_alike_are_seldom_named(rng: Rng, tmp_path: Path)
         parts = [fairness._Part(findings, claims[0], claims[1], value) for value in "abcdef"]
         named += not fairness._conclusion(parts).startswith("None of 6 groups is served worse")
     assert named <= 3  # at most 1 in 20 is expected, worse or better
+
+
+@pytest.mark.parametrize("smaller", [False, True])
+def test_a_class_that_is_nothing_but_head_size_is_found_out(rng: Rng, smaller: bool) -> None:
+    """smaller: whether the second level's heads are the smaller ones. Size alone orders more than half of the pairs that
+    are as large as each other to 2 %: that is no proof of more."""
+    truth, people = rng.integers(2, size=400).astype(float), np.arange(400)
+    sizes = rng.normal(1400 + 120 * (1 - truth if smaller else truth), 80)
+    sex = Categorical("sex", levels=("F", "M"))
+    by_size = 1 / (1 + np.exp((1460 - sizes) / 40 * (-1 if smaller else 1)))
+    by_more = 1 / (1 + np.exp(-rng.normal(4 * truth - 2, 1.0)))
+    guess = 1 / (1 + np.exp(-rng.normal(0, 1, 400)))
+    found = {}
+    for name, p in (("size", by_size), ("more", by_more), ("less", guess)):
+        claim = Claim(OURS, "scan", sex, people, truth, np.stack([1 - p, p], 1))
+        findings = Findings({})
+        findings.add(headsize.beside_head_size(claim, sizes, people))
+        figures = {figure.metric: figure.value for figure in findings.figures}
+        found[name] = figures, headsize._section(findings, ["sex"]).conclusion
+    (of_size, said), (of_more, said_more), (_, said_less) = found.values()
+    assert of_size["auc"] == pytest.approx(of_size["auc_of_size"]) and of_size["more_in_pairs"] == pytest.approx(0)
+    assert 0.5 < of_size["auc_in_pairs_of_size"] < 0.6 < 0.95 < of_more["auc_in_pairs"]
+    assert "nothing shows that it sees more than head size" in said and ": it sees more than head size." in said_more
+    assert ": it sees more than head size." not in said_less
+    assert of_size["accuracy_of_size"] == pytest.approx(of_size["accuracy"], abs=0.03)
+    assert of_more["accuracy_of_both"] >= of_more["accuracy"] - 0.01 > of_more["accuracy_of_size"]
+    sizes[10:] = np.nan
+    assert list(headsize.beside_head_size(claim, sizes, people)) == []
