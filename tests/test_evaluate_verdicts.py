@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from metavoxel.data.cohort import Cohort, read_cohort
-from metavoxel.evaluate import accuracy, fairness, headsize
+from metavoxel.evaluate import accuracy, coherence, fairness, headsize
 from metavoxel.evaluate.claims import Claim
 from metavoxel.evaluate.figures import OURS, Findings
 from metavoxel.schema import Categorical, Continuous
@@ -154,3 +154,19 @@ def test_a_class_that_is_nothing_but_head_size_is_found_out(rng: Rng, smaller: b
     assert of_more["accuracy_of_both"] >= of_more["accuracy"] - 0.01 > of_more["accuracy_of_size"]
     sizes[10:] = np.nan
     assert list(headsize.beside_head_size(claim, sizes, people)) == []
+
+
+def test_how_far_a_model_contradicts_itself_is_told_of_the_mean_and_of_most(tmp_path: Path) -> None:
+    """From the file that a stopped run goes on from: the model is not asked."""
+    kept = tmp_path / "contradictions.csv"
+    rows = [{"variable": "age", "through": "sex", "gap": 0.12, "gap_q95": 0.37, "rows": 25},
+            {"variable": "sex", "through": "age", "gap": 0.01, "gap_q95": 0.55, "rows": 25}]  # fmt: skip
+    pd.DataFrame(rows).to_csv(kept, index=False)
+    findings = Findings({})
+    findings.add(coherence.contradictions(None, None, 0, kept))
+    findings.add(coherence.surprises(pd.DataFrame({"T1w": [1.0, 2.0, 3.0, np.nan]}), limit=2.4))
+    assert findings.value("coherence", "sex", "gap_q95 through age").value == 0.55
+    said = coherence.coherence_section(findings).conclusion
+    assert "25 rows of the cohort were asked about" in said
+    assert "for age, through sex: by 0.12 on average, and by up to 0.37 in" in said
+    assert "33.3% of 3 T1w scans are unlike those in training; 0.01% of scans like them would be" in said
