@@ -202,6 +202,12 @@ def test_intervals_of_whole_points_are_judged_as_others_are(rng: Rng) -> None:
     assert "50 % intervals hold" in faults(*(np.round(x / 4) for x in draws(rng, 2000, 99, narrow=0.6)))[0]
 
 
+def test_few_draws_are_no_fault(rng: Rng) -> None:
+    """Of three exact draws, the paper's number, the outermost hold half of all truths."""
+    assert faults(*draws(rng, 2000, 3)) == []
+    assert "ranks uneven" in faults(*draws(rng, 2000, 3, narrow=0.5))[0]
+
+
 def test_report_finds_fault_with_any_interval_and_seldom_with_exact_draws(rng: Rng) -> None:
     def found(people: int, narrow: float = 1.0) -> list[str]:
         return faults(*draws(rng, people, 79, narrow))

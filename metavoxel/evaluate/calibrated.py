@@ -39,7 +39,7 @@ def calibration(claims: Sequence[Claim], seed: int, group: str = EVERYBODY) -> I
         if claim.is_class:
             off, chance = ece(claim.truth, claim.told), ece_by_chance(claim.told, seed=seed)
             found = {"ece": off, "ece_chance_q95": chance.q95, "ece_p": chance.p(off)}
-        elif claim.draws is not None and claim.draws.shape[1] > max(INTERVALS) // 5:
+        elif claim.draws is not None and claim.draws.shape[1] > 1:
             found = number_calibration(claim.truth, claim.draws, seed)
         elif claim.intervals is not None:
             low, high = claim.intervals.T
@@ -96,7 +96,7 @@ def calibration_section(findings: Findings, claims: Sequence[Claim], seed: int) 
         f"as much if they are right. In {LEAST_P:.0%} of reports about models without fault, one is found, however many "
         "questions are asked (Holm over all that is tested: ranks, four intervals, ECE). The grey band holds 95 % of even "
         "counts. A truth that ties with an interval's end, as whole numbers do, is inside as often as its place among the "
-        "tied draws is; of an exact answer only the ends are known, and ties are inside.",
+        "tied draws is, and so is one beyond all draws where these are few; of an exact answer only the ends are known.",
     )  # fmt: skip
 
 

@@ -40,7 +40,7 @@ def summary_section(findings: Findings, claims: Sequence[Claim], at_once: bool) 
     few = min(len(claim.rows) for claim in main) < LEAST_PEOPLE
     good = (f"are at fault in how sure they are in {len(wrong)} case{'s' * (len(wrong) > 1)}" if wrong
             else "are of too few people to tell whether they are as sure as they should be" if few
-            else f"show no fault in how sure they are that {in_doubt(main)} could show")  # fmt: skip
+            else f"show no fault in how sure they are that {in_doubt(main)} could reveal")  # fmt: skip
     table = Table(header, [[row[column] for column in header] for row in rows])
     how = "one evaluation of the network each" if at_once else f"{PAPER_DRAWS} draws of {PAPER_STEPS} evaluations each"
     said = f"The model's {len(main)} answers, {how}, {good}."
