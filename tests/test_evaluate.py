@@ -23,12 +23,10 @@ from metavoxel.evaluate.coherence import retest
 from metavoxel.evaluate.compare import comparison
 from metavoxel.evaluate.evaluation import Options
 from metavoxel.evaluate.figures import OURS, Findings
-from metavoxel.evaluate.headsize import beside_head_size
 from metavoxel.evaluate.run import compare_evaluations, evaluate
 from metavoxel.evaluate.sides import refuse_leak, sides_of
 from metavoxel.files import make_folder
 from metavoxel.model import resolve
-from metavoxel.schema import Categorical
 
 PEOPLE = 24
 
@@ -187,23 +185,6 @@ def test_what_baselines_were_told_stands_beside_their_answers(report, cohort, tm
     blind, told = (found.value("accuracy", "age", "mae", who="oracle", given=given).value for given in
                    ("scan", "scan and other facts"))  # fmt: skip
     assert told == 0 and blind > 5
-
-
-def test_a_class_that_is_nothing_but_head_size_is_found_out():
-    rng = np.random.default_rng(0)
-    truth = rng.integers(2, size=400).astype(float)
-    sizes = rng.normal(1400 + 120 * truth, 80)
-    sex, rows = Categorical("sex", levels=("F", "M")), np.arange(400)
-    by_size = 1 / (1 + np.exp((1460 - sizes) / 40))
-    by_more = 1 / (1 + np.exp(-rng.normal(4 * truth - 2, 1.0)))
-    found = {}
-    for name, p in (("size", by_size), ("more", by_more)):
-        claim = Claim("model", "scan", sex, rows, truth, np.stack([1 - p, p], 1))
-        found[name] = {figure.metric: figure.value for figure in beside_head_size(claim, sizes)}
-    assert found["size"]["auc"] == pytest.approx(found["size"]["auc_of_size"])
-    assert found["size"]["auc_in_pairs"] < 0.6 < 0.95 < found["more"]["auc_in_pairs"]
-    sizes[10:] = np.nan
-    assert list(beside_head_size(claim, sizes)) == []
 
 
 def test_people_of_the_training_are_refused_by_name(cohort, tmp_path):

@@ -12,7 +12,7 @@ from metavoxel.errors import MetavoxelError
 from metavoxel.evaluate import calibrated, calibration, scores
 from metavoxel.evaluate.claims import Claim
 from metavoxel.evaluate.figures import OURS, Figure, Findings
-from metavoxel.schema import Continuous
+from metavoxel.schema import Categorical, Continuous
 
 Rng = np.random.Generator
 
@@ -133,6 +133,22 @@ def test_models_alike_seldom_differ(rng: Rng) -> None:
     assert stats.binomtest(low, 200, 0.1).pvalue > 0.01
 
 
+def test_a_group_is_held_against_the_others(rng: Rng) -> None:
+    one, other = rng.normal(0, 3, 15), rng.normal(0, 1, 90)
+    found, welch = scores.apart(one, other), stats.ttest_ind(one, other, equal_var=False)
+    assert found.value == pytest.approx(one.mean() - other.mean()) and found.p == pytest.approx(welch.pvalue, abs=0.04)
+    assert (found.low, found.high) == pytest.approx(tuple(welch.confidence_interval()))
+    low = [scores.apart(rng.normal(0, 3, 15), rng.normal(0, 1, 90), 199, trial).p <= 0.1 for trial in range(200)]
+    assert stats.binomtest(sum(low), 200, 0.1).pvalue > 0.01  # unequal spreads are no difference
+    assert scores.apart(np.ones(10), np.ones(20)) == (0, 0, 0, 1)
+    assert scores.apart(np.ones(10), np.zeros(20)).p < 0.001
+
+
+def test_holm_is_the_textbooks() -> None:
+    assert scores.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert scores.holm([0.9, 0.8]) == pytest.approx([1, 1]) and not len(scores.holm([]))
+
+
 def test_crps_is_the_normal_laws(rng: Rng) -> None:
     truth = np.array([-1.5, 0.0, 4.0])
     z = (truth - 1) / 2
@@ -169,23 +185,61 @@ def test_ranks_accept_exact_draws_and_reject_others(rng: Rng) -> None:
     assert np.isnan(calibration.rank_p(truth[:9], drawn[:9]))
 
 
+def faults(truth: np.ndarray, drawn: np.ndarray) -> list[str]:
+    """That the report finds with draws (people, draws)."""
+    claims = [Claim(OURS, "scan", Continuous("age", "years"), np.arange(len(truth)), truth, drawn.mean(1), drawn)]
+    findings = Findings({})
+    findings.add(calibrated.calibration(claims, seed=0))
+    return list(calibrated.faults(findings, claims).values())
+
+
+def test_intervals_of_whole_points_are_judged_as_others_are(rng: Rng) -> None:
+    """Of a score of few points, any interval holds more than it says if its ends are inside: 77 % for 50."""
+    points = [np.round(x / 4) for x in draws(rng, 2000, 99)]
+    low, high = np.percentile(points[1], [25, 75], axis=1)
+    assert ((low <= points[0]) & (points[0] <= high)).mean() > 0.7
+    assert faults(*points) == []
+    assert "50 % intervals hold" in faults(*(np.round(x / 4) for x in draws(rng, 2000, 99, narrow=0.6)))[0]
+
+
+def test_few_draws_are_no_fault(rng: Rng) -> None:
+    """Of three exact draws, the paper's number, the outermost hold half of all truths."""
+    assert faults(*draws(rng, 2000, 3)) == []
+    assert "ranks uneven" in faults(*draws(rng, 2000, 3, narrow=0.5))[0]
+
+
 def test_report_finds_fault_with_any_interval_and_seldom_with_exact_draws(rng: Rng) -> None:
-    age = Continuous("age", "years")
+    def found(people: int, narrow: float = 1.0) -> list[str]:
+        return faults(*draws(rng, people, 79, narrow))
 
-    def faults(people: int, narrow: float = 1.0) -> list[str]:
-        truth, drawn = draws(rng, people, 79, narrow)
-        claims = [Claim(OURS, "scan", age, np.arange(people), truth, drawn.mean(1), drawn)]
-        findings = Findings({})
-        findings.add(calibrated.calibration(claims, seed=0))
-        return calibrated.faults(findings, claims)
-
-    assert sum(bool(faults(500)) for _ in range(100)) <= 6  # ranks and intervals together: 2 are expected
-    assert all("50 % intervals hold" in fault for fault in faults(2000, narrow=0.8) + faults(2000, narrow=1.25))
+    assert sum(bool(found(500)) for _ in range(100)) <= 6  # ranks and intervals together: 2 are expected
+    assert all("50 % intervals hold" in fault for fault in found(2000, narrow=0.8) + found(2000, narrow=1.25))
     with_wide_middle = Findings({})
     with_wide_middle.add(Figure("calibration", "age", f"coverage_{share}", share / 100 + 0.1 * (share == 50), given="scan",
                                 n=500) for share in calibration.INTERVALS)  # fmt: skip
-    claim = Claim(OURS, "scan", age, np.arange(500), np.zeros(500), np.zeros(500))
-    assert calibrated.faults(with_wide_middle, [claim]) == ["age, given scan (50 % intervals hold 60%)"]
+    claim = Claim(OURS, "scan", Continuous("age", "years"), np.arange(500), np.zeros(500), np.zeros(500))
+    assert list(calibrated.faults(with_wide_middle, [claim]).values()) == ["age, given scan (50 % intervals hold 60%)"]
+
+
+def test_a_report_of_many_questions_is_as_seldom_wrong_as_one_of_few(rng: Rng) -> None:
+    """Six classes told rightly: at 5 % each, a quarter of the reports would find a fault."""
+    sexes = [Categorical(f"class-{number}", levels=("no", "yes")) for number in range(6)]
+
+    def found(right: bool) -> dict[tuple[str, str], str]:
+        claims = []
+        for sex in sexes:
+            p = rng.random(100)
+            truth = 1.0 * (rng.random(100) < (p if right or sex is not sexes[3] else p**3))
+            claims.append(Claim(OURS, "scan", sex, np.arange(100), truth, np.stack([1 - p, p], 1)))
+        findings = Findings({})
+        findings.add(calibrated.calibration(claims, seed=0))
+        said = calibrated._conclusion(findings, claims)
+        found = calibrated.faults(findings, claims)
+        assert bool(found) != ("No fault that 100 people could show was found in 6 questions." in said)
+        return found
+
+    assert not any(found(right=True) for _ in range(3))
+    assert list(found(right=False)) == [("class-3", "scan")]
 
 
 def test_tarp_keeps_to_the_diagonal_if_and_only_if_draws_are_right(rng: Rng) -> None:

@@ -4,7 +4,7 @@ probabilities; of all numbers at once, TARP."""
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 
 from metavoxel.evaluate import plots
 from metavoxel.evaluate.calibration import (
@@ -18,6 +18,7 @@ from metavoxel.evaluate.calibration import (
 )
 from metavoxel.evaluate.claims import Claim, in_words, main_claims
 from metavoxel.evaluate.figures import EVERYBODY, EXACT, OURS, Figure, Findings
+from metavoxel.evaluate.scores import holm
 from metavoxel.page import Picture, Section, Table
 
 SECTION = "calibration"
@@ -25,16 +26,20 @@ EVERY_NUMBER = "all numbers"
 LEAST_PEOPLE = 30
 """Below, chance covers all but a gross fault."""
 LEAST_P = 0.01
+"""That one fault or more is found in a report of a model that has none."""
+Asked = tuple[str, str]
+"""A question: the variable and what is given."""
 
 
 def calibration(claims: Sequence[Claim], seed: int, group: str = EVERYBODY) -> Iterator[Figure]:
-    """coverage_50 ... 95, rank_p and crps of numbers with draws; of classes ece, and ece_chance_q95, which chance stays
-    under in 95 of 100 cohorts; tarp_p and tarp_lean of all numbers with draws given the same facts."""
+    """coverage_50 ... 95, rank_p and crps of numbers with draws; of classes ece, ece_chance_q95, which chance stays under
+    in 95 of 100 cohorts, and ece_p; tarp_p and tarp_lean of all numbers with draws given the same facts."""
     for claim in claims:
         found: dict[str, float] = {}
         if claim.is_class:
-            found = {"ece": ece(claim.truth, claim.told), "ece_chance_q95": ece_by_chance(claim.told, seed=seed).q95}
-        elif claim.draws is not None and claim.draws.shape[1] > max(INTERVALS) // 5:
+            off, chance = ece(claim.truth, claim.told), ece_by_chance(claim.told, seed=seed)
+            found = {"ece": off, "ece_chance_q95": chance.q95, "ece_p": chance.p(off)}
+        elif claim.draws is not None and claim.draws.shape[1] > 1:
             found = number_calibration(claim.truth, claim.draws, seed)
         elif claim.intervals is not None:
             low, high = claim.intervals.T
@@ -80,54 +85,74 @@ def calibration_section(findings: Findings, claims: Sequence[Claim], seed: int) 
         if claim.who not in (OURS, EXACT):
             continue
         cells = {metric: findings.value(SECTION, claim.variable.name, metric, who=claim.who, given=claim.given)
-                 for metric in ("coverage_50", "coverage_90", "rank_p", "crps", "ece", "ece_chance_q95")}  # fmt: skip
+                 for metric in ("coverage_50", "coverage_90", "rank_p", "crps", "ece", "ece_p")}  # fmt: skip
         if any(cells.values()):
             rows.append((claim.variable.name, claim.who, claim.given, *(_cell(*cell) for cell in cells.items())))
-    header = ("variable", "who", "given", "50 % holds", "90 % holds", "ranks, p", "CRPS", "ECE", "ECE by chance")
+    header = ("variable", "who", "given", "50 % holds", "90 % holds", "ranks, p", "CRPS", "ECE", "ECE, p")
     return Section(
         "Are the intervals honest?", _conclusion(findings, shown), panels, Table(header, rows),
         note="Ranks: where the truth stands among the draws; even if the draws are right (simulation-based calibration), "
-        "and p is the chance of ranks at least as uneven. ECE: how far probabilities are from shares, and what a perfectly "
-        "calibrated answerer stays under in 95 of 100 such cohorts. The grey band holds 95 % of even counts.",
+        "and p is the chance of ranks at least as uneven. ECE: how far probabilities are from shares; p is the chance of "
+        f"as much if they are right. In {LEAST_P:.0%} of reports about models without fault, one is found, however many "
+        "questions are asked (Holm over all that is tested: ranks, four intervals, ECE). The grey band holds 95 % of even "
+        "counts. A truth that ties with an interval's end, as whole numbers do, is inside as often as its place among the "
+        "tied draws is, and so is one beyond all draws where these are few; of an exact answer only the ends are known.",
     )  # fmt: skip
 
 
-def faults(findings: Findings, claims: Sequence[Claim]) -> list[str]:
-    """Which of the model's answers are not calibrated, beyond chance."""
-    found = []
-    for claim in claims:
-        if claim.who == OURS and (reasons := list(_reasons(findings, claim.variable.name, claim.given))):
-            found.append(f"{claim.variable.name}, given {claim.given} ({', '.join(reasons)})")
-    return found
+def faults(findings: Findings, claims: Sequence[Claim]) -> dict[Asked, str]:
+    """Which of all the model's answers are not calibrated, and why."""
+    asked = [(claim.variable.name, claim.given) for claim in claims if claim.who == OURS]
+    tests = [(question, p, words) for question in asked for p, words in _tests(findings, *question)]
+    reasons: dict[Asked, list[str]] = {}
+    for (question, _, words), p in zip(tests, holm([p for _, p, _ in tests])):
+        if p < LEAST_P:
+            reasons.setdefault(question, []).append(words)
+    return {(name, given): f"{name}, given {given} ({', '.join(own)})" for (name, given), own in reasons.items()}
 
 
-def _reasons(findings: Findings, name: str, given: str) -> Iterator[str]:
-    """What is off by more than chance. Each interval is looked at, so each is allowed a part of LEAST_P."""
+def _tests(findings: Findings, name: str, given: str) -> Iterator[tuple[float, str]]:
+    """p of each thing that is looked at in an answer, and what is wrong if that is small."""
 
     def told(metric: str) -> Figure | None:
-        return findings.value(SECTION, name, metric, given=given)
+        figure = findings.value(SECTION, name, metric, given=given)
+        return None if figure is None or np.isnan(figure.value) else figure
 
-    p, off, chance = told("rank_p"), told("ece"), told("ece_chance_q95")
-    if p is not None and p.value < LEAST_P:
-        yield f"ranks uneven, p = {p.value:.1g}"
+    if p := told("rank_p"):
+        yield p.value, f"ranks uneven, p = {p.value:.1g}"
     for share in INTERVALS:
-        held = told(f"coverage_{share}")
-        if held is not None and held.n:
-            inside = round(held.value * held.n)
-            if binomtest(inside, held.n, share / 100).pvalue < LEAST_P / len(INTERVALS):
-                yield f"{share} % intervals hold {held.value:.0%}"
-    if off is not None and chance is not None and off.value > chance.value:
-        yield f"ECE {off.value:.3f}, chance {chance.value:.3f}"
+        if (held := told(f"coverage_{share}")) and held.n:
+            yield coverage_p(held, share), f"{share} % intervals hold {held.value:.0%}"
+    if (off := told("ece")) and (chance := told("ece_chance_q95")) and (p := told("ece_p")):
+        yield p.value, f"ECE {off.value:.3f}, chance {chance.value:.3f}, p = {p.value:.1g}"
+
+
+def coverage_p(held: Figure, percent: int) -> float:
+    """p of intervals holding `percent` of as many people, by the figure of how many they held."""
+    assert held.n
+    return float(binomtest(round(held.value * held.n), held.n, percent / 100).pvalue)
+
+
+def in_doubt(claims: Sequence[Claim]) -> str:
+    """How many people were asked about, in words: what they cannot show may be wrong."""
+    few, many = (f(len(claim.rows) for claim in claims) for f in (min, max))
+    return f"{few} people" if few == many else f"{few} to {many} people"
 
 
 def _conclusion(findings: Findings, shown: Sequence[Claim]) -> str:
     wrong = faults(findings, shown)
-    if not wrong and all(len(claim.rows) < LEAST_PEOPLE for claim in shown):
+    if wrong:
+        return f"{len(wrong)} of {len(shown)} questions are off by more than chance: {'; '.join(wrong.values())}."
+    if all(len(claim.rows) < LEAST_PEOPLE for claim in shown):
         return f"Too few people to tell: with under {LEAST_PEOPLE}, chance hides all but a gross fault, and none was found."
-    if not wrong:
-        return (f"No fault was found in {len(shown)} questions: intervals hold what they say, probabilities can be taken "
-                "at face value.")  # fmt: skip
-    return f"{len(wrong)} of {len(shown)} questions are off by more than chance: {'; '.join(wrong)}."
+    said = f"No fault that {in_doubt(shown)} could show was found in {len(shown)} questions."
+    drawn = [len(claim.rows) for claim in shown if claim.draws is not None]
+    if not drawn:
+        return said
+    tests = sum(len(list(_tests(findings, claim.variable.name, claim.given))) for claim in shown)
+    tail = LEAST_P / tests / 2
+    low, high = binom.ppf([tail, 1 - tail], max(drawn), 0.9) / max(drawn)
+    return f"{said} Of {max(drawn)}, 90 % intervals may hold {low:.0%} to {high:.0%} before that is a fault."
 
 
 def _cell(metric: str, figure: Figure | None) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import chisquare, kstest
 
 from metavoxel.errors import MetavoxelError
-from metavoxel.evaluate.scores import checked_classes
+from metavoxel.evaluate.scores import AT_ONCE, checked_classes
 
 INTERVALS = (50, 80, 90, 95)
 BINS = 20
@@ -28,8 +28,22 @@ class Reliability(NamedTuple):
 
 
 class Chance(NamedTuple):
-    mean: float
-    q95: float
+    """What chance makes of a figure: (repeats,) values."""
+
+    values: np.ndarray
+
+    @property
+    def mean(self) -> float:
+        return float(self.values.mean())
+
+    @property
+    def q95(self) -> float:
+        return float(np.quantile(self.values, 0.95))
+
+    def p(self, found: float) -> float:
+        """How often chance comes as far, never 0 (Phipson and Smyth 2010)."""
+        as_far = self.values >= found * (1 - 1e-9)  # equal but for rounding
+        return float((1 + as_far.sum()) / (1 + len(self.values)))
 
 
 class Tarp(NamedTuple):
@@ -44,20 +58,19 @@ class Tarp(NamedTuple):
 
 def number_calibration(truth: np.ndarray, drawn: np.ndarray, seed: int = 0) -> dict[str, float]:
     """coverage_50, _80, _90, _95, rank_p (NaN for under 10 people) and crps. truth (people,), drawn (people, draws)."""
-    figures = {f"coverage_{share}": coverage(truth, drawn, share) for share in INTERVALS}
+    figures = {f"coverage_{share}": coverage(truth, drawn, share, seed) for share in INTERVALS}
     return figures | {"rank_p": rank_p(truth, drawn, seed), "crps": float(crps(truth, drawn).mean())}
 
 
-def coverage(truth: np.ndarray, drawn: np.ndarray, percent: float) -> float:
-    """Share of people (people,) within the central interval of `percent` of their draws (people, draws).
+def coverage(truth: np.ndarray, drawn: np.ndarray, percent: float, seed: int = 0) -> float:
+    """Share of people (people,) within the central interval of `percent` of their draws (people, draws): those whose `pit`
+    is in the middle `percent` of [0, 1].
 
-    Its ends are Weibull's quantiles: the k-th of n draws stands at k / (n + 1), as it does in the mean. The usual
-    ones, at (k - 1) / (n - 1), make too narrow intervals: 79 exact draws' 90 % hold 87.75 % of the truth. Needs
-    2 / (1 - percent / 100) - 1 draws (39 for 95 %) to be exact; fewer cannot reach so far out.
+    So the mean is exact for any number of draws, and of whole numbers, too: a truth that ties with an interval's end is
+    inside as often as its place among the ties is. Were all ties inside, an exact sampler of a score of few points would
+    seem too wide.
     """
-    truth, drawn = _checked(truth, drawn)
-    low, high = np.percentile(drawn, [50 - percent / 2, 50 + percent / 2], axis=1, method="weibull")
-    return float(((low <= truth) & (truth <= high)).mean())
+    return float((np.abs(pit(truth, drawn, seed) - 0.5) <= percent / 200).mean())
 
 
 def pit(truth: np.ndarray, drawn: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -135,18 +148,19 @@ def ece(truth: np.ndarray, probabilities: np.ndarray) -> float:
     return float(np.mean(gaps))
 
 
-def ece_by_chance(probabilities: np.ndarray, repeats: int = 1000, seed: int = 0) -> Chance:
+def ece_by_chance(probabilities: np.ndarray, repeats: int = 10_000, seed: int = 0) -> Chance:
     """The `ece` of these probabilities were they right: classes drawn from them. An ece below q95 shows no fault."""
     rng, up_to = np.random.default_rng(seed), probabilities[:, :-1].cumsum(1)
-    tenths = {level: _tenth(probabilities[:, level]) for level in _judged(probabilities)}
-    found = np.empty((repeats, len(tenths)))
-    for repeat in range(repeats):
-        truth = (rng.random(len(up_to))[:, None] >= up_to).sum(1)
-        for column, (level, which) in enumerate(tenths.items()):
-            off = np.bincount(which, probabilities[:, level] - (truth == level))
-            found[repeat, column] = np.abs(off).sum() / len(which)
-    eces = found.mean(1)
-    return Chance(float(eces.mean()), float(np.quantile(eces, 0.95)))
+    found, judged = [], {}
+    for level in _judged(probabilities):
+        tenth = np.eye(TENTHS, dtype=np.float32)[_tenth(probabilities[:, level])]
+        judged[level] = tenth, probabilities[:, level] @ tenth
+    for first in range(0, repeats, AT_ONCE):
+        thrown = rng.random((min(AT_ONCE, repeats - first), len(up_to)))
+        truth = sum((thrown >= edge).astype(np.int8) for edge in up_to.T)
+        off = [np.abs(told - (truth == level).astype(np.float32) @ tenth).sum(1) for level, (tenth, told) in judged.items()]
+        found.append(np.mean(off, 0) / len(up_to))
+    return Chance(np.concatenate(found))
 
 
 def _judged(probabilities: np.ndarray) -> range:

@@ -12,6 +12,7 @@ from metavoxel.evaluate.figures import Figure, Findings
 from metavoxel.files import atomic_write
 from metavoxel.model import MetaVoxel
 from metavoxel.page import Section, Table
+from metavoxel.surprise import TAIL
 
 SECTION = "coherence"
 MOST_PEOPLE, DRAWS = 500, 256
@@ -19,13 +20,16 @@ MOST_PEOPLE, DRAWS = 500, 256
 
 
 def contradictions(model: MetaVoxel, cohort: Cohort, seed: int, kept: Path) -> Iterator[Figure]:
-    """`MetaVoxel.consistency`; metric: "gap through WAY". kept: a file of it, which a stopped run goes on from."""
+    """`MetaVoxel.consistency`; metrics: "gap through WAY", the mean, and "gap_q95 through WAY". kept: a file of
+    it, which a stopped run goes on from."""
     if not kept.exists():
         some = cohort.subset(range(min(MOST_PEOPLE, len(cohort))))
         with atomic_write(kept) as file:
             model.consistency(some, draws=DRAWS, seed=seed).to_csv(file, index=False)
     for row in pd.read_csv(kept).to_dict("records"):
-        yield Figure(SECTION, str(row["variable"]), f"gap through {row['through']}", float(row["gap"]), n=int(row["rows"]))
+        for gap in ("gap", "gap_q95"):
+            value, metric = float(row[gap]), f"{gap} through {row['through']}"
+            yield Figure(SECTION, str(row["variable"]), metric, value, n=int(row["rows"]))
 
 
 def surprises(scores: pd.DataFrame, limit: float) -> Iterator[Figure]:
@@ -60,14 +64,18 @@ def coherence_section(findings: Findings) -> Section | None:
     own = [figure for figure in findings.figures if figure.section == SECTION]
     if not own:
         return None
-    gaps = [figure for figure in own if figure.metric.startswith("gap")]
+    gaps = [figure for figure in own if figure.metric.startswith("gap through ")]
     odd = [figure for figure in own if figure.metric == "share_surprising"]
     sentences = []
     if gaps:
         worst = max(gaps, key=lambda figure: figure.value)
-        sentences.append(f"Answering {worst.variable} directly or by way of another fact differs by {worst.value:.2f} "
-                         "at most (0: one joint law; numbers in sd, classes in probability).")  # fmt: skip
-    sentences += [f"{f.value:.1%} of {f.n} {f.variable} scans are unlike those in training." for f in odd]
+        most = findings.value(SECTION, worst.variable, worst.metric.replace("gap", "gap_q95", 1))
+        of_most = "" if most is None else f", and by up to {most.value:.2f} in 95 of 100"
+        sentences.append(f"{worst.n} rows of the cohort were asked about directly and by way of another fact. The answers "
+                         f"differ most for {worst.variable}, {worst.metric.removeprefix('gap ')}: by {worst.value:.2f} on "
+                         f"average{of_most} (0: one joint law; numbers in sd, classes in probability).")  # fmt: skip
+    sentences += [f"{f.value:.1%} of {f.n} {f.variable} scans are unlike those in training; {TAIL:.2%} of scans like them "
+                  "would be, if what is looked at were normal." for f in odd]  # fmt: skip
     rows = [(figure.variable, figure.metric.replace("_", " "), f"{figure.value:.3g}", str(figure.n)) for figure in own]
     return Section("Does the model agree with itself?", " ".join(sentences) or "See the table.",
                    table=Table(("variable", "figure", "value", "n"), rows))  # fmt: skip

@@ -33,6 +33,11 @@ class Figure:
     high: float | None = None
     n: int | None = None
 
+    @property
+    def has_interval(self) -> bool:
+        """One person alone has none."""
+        return self.low is not None and self.high is not None and math.isfinite(self.low) and math.isfinite(self.high)
+
 
 @dataclass
 class Findings:

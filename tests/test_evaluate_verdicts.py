@@ -1,0 +1,172 @@
+"""What the report concludes of answers: better or worse than others', for whom, and by what. Each conclusion is held
+against answers that were made so that it is true, or is not."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from metavoxel.data.cohort import Cohort, read_cohort
+from metavoxel.evaluate import accuracy, coherence, fairness, headsize
+from metavoxel.evaluate.claims import Claim
+from metavoxel.evaluate.figures import OURS, Findings
+from metavoxel.schema import Categorical, Continuous
+
+Rng = np.random.Generator
+
+
+@pytest.fixture
+def rng() -> Rng:
+    return np.random.default_rng(0)
+
+
+def test_a_constant_of_several_folds_orders_nobody(rng: Rng) -> None:
+    """Each fold's constant is the mean of the others: the higher a fold's people, the lower its constant."""
+    fold = np.arange(60) % 3
+    for variable, truth, told in (
+        (Continuous("age", "years"), rng.normal(40 + 10 * fold, 5), 60.0 - 5 * fold),
+        (Categorical("sex", levels=("F", "M")), 1.0 * (rng.random(60) < 0.2 + 0.3 * fold),
+         np.stack([0.4 + 0.15 * fold, 0.6 - 0.15 * fold], 1)),
+    ):  # fmt: skip
+        claim = Claim("constant", "nothing", variable, np.arange(60), truth, told)
+        found = {figure.metric: figure.value for figure in accuracy.accuracy([claim], np.arange(60), seed=0)}
+        assert {name for name, value in found.items() if np.isnan(value)} == {"auc" if claim.is_class else "r"}
+
+
+def test_a_baseline_is_held_against_the_model_on_the_same_answers(rng: Rng) -> None:
+    """Errors that people share hide from two intervals of their own what they do not hide from the pairs."""
+    truth, shared = rng.normal(50, 15, 200), rng.normal(0, 8, 200)
+    near, far = truth + shared, truth + 1.1 * shared
+    everybody, scanned = np.arange(200), np.arange(150)
+    age = Continuous("age", "years")
+
+    def told(who: str, given: str, rows: np.ndarray, values: np.ndarray) -> Claim:
+        return Claim(who, given, age, rows, truth[rows], values[rows])
+
+    claims = [
+        told(OURS, "scan", scanned, far), told(OURS, "other facts", everybody, near),
+        told(OURS, "scan and other facts", scanned, far), told("constant", "nothing", everybody, np.full(200, 50.0)),
+        told("linear", "scan", everybody, np.where(everybody < 150, near, 0)),  # so bad only where the model has no scan
+        told("vit", "scan", scanned, truth + 20),
+    ]  # fmt: skip
+    findings = Findings({})
+    findings.add(accuracy.accuracy(claims, everybody, seed=0))
+    ours, linear = (findings.value("accuracy", "age", "mae", who=who, given="scan") for who in (OURS, "linear"))
+    pair = findings.value("paired", "age", "mae", who="linear", given="scan")
+    assert pair.value == pytest.approx(0.1 * np.abs(shared[:150]).mean()) and pair.n == 150 < linear.n
+    assert pair.low > 0 and ours.low < ours.value - pair.value  # its own interval holds what is better by as much
+    assert findings.value("paired", "age", "mae_p", who="linear", given="scan").value < 0.01
+    assert accuracy.best_of(findings, "age", "mae", "scan").who == "linear"
+    section = next(accuracy.accuracy_sections(findings, claims))
+    assert "The best of 2 baselines, linear," in section.conclusion and "the model is behind" in section.conclusion
+    assert "better than a constant" in section.conclusion
+    assert "Adding the scan to the other facts makes its answers worse: +0.6" in section.conclusion
+
+
+def test_balanced_accuracy_stands_in_the_table(rng: Rng) -> None:
+    """Nine in ten are well: who calls everybody well is right of nine in ten, and recognises nobody."""
+    truth = 1.0 * (np.arange(100) < 10)
+    ill, told = Categorical("ill", levels=("no", "yes")), np.tile([0.9, 0.1], (100, 1))
+    claims = [Claim(who, given, ill, np.arange(100), truth, told) for who, given in
+              ((OURS, "scan"), ("constant", "nothing"))]  # fmt: skip
+    findings = Findings({})
+    findings.add(accuracy.accuracy(claims, np.arange(100), seed=0))
+    section = next(accuracy.accuracy_sections(findings, claims))
+    shown = dict(zip(section.table.header, section.table.rows[0]))
+    assert shown["accuracy"].startswith("0.900") and shown["balanced accuracy"].startswith("0.500")
+    assert "not certainly better than a constant" in section.conclusion
+
+
+def cohort_of(tmp_path: Path, **columns: np.ndarray) -> Cohort:
+    n = len(next(iter(columns.values())))
+    pd.DataFrame({"participant_id": [f"sub-{i:03d}" for i in range(n)], **columns}).to_csv(tmp_path / "c.csv", index=False)
+    return read_cohort(tmp_path / "c.csv")
+
+
+def test_who_is_served_worse_is_told_from_who_is_harder_and_who_is_served_better(rng: Rng, tmp_path: Path) -> None:
+    """At site a, nobody could tell ages better; at b the model is worse than need be; c and d are what is left."""
+    n = 400
+    site = np.array(list("abcd"))[np.arange(n) % 4]
+    truth = rng.normal(50, 15, n)
+    exact = truth + rng.normal(0, np.where(site == "a", 12, 4))
+    narrow = np.where(site == "b", 10.0, 0)
+    ours = exact + rng.normal(0, 1, n) + narrow
+    spread = np.where(site == "a", 12, 4)[:, None]
+    rows, age = np.arange(n), Continuous("age", "years")
+    claims = [
+        Claim(OURS, "scan", age, rows, truth, ours, ours[:, None] + rng.normal(0, 1, (n, 99)) * spread),
+        Claim("exact", "scan", age, rows, truth, exact), Claim("constant", "nothing", age, rows, truth, np.full(n, 50.0)),
+    ]  # fmt: skip
+    findings = Findings({})
+    findings.add(accuracy.accuracy(claims, rows, seed=0))
+    findings.add(fairness.fairness(claims, cohort_of(tmp_path, site=site), ["site"], seed=0))
+    section = fairness.fairness_section(findings, claims)
+    worse, harder, better, off = section.conclusion.split(". ", 3)
+    assert worse.startswith("Served worse than other people, beyond chance: site = b for age (+")
+    assert harder.startswith("Harder, but for the exact answer as well, and no more so: site = a for age (+")
+    assert better.startswith("Served better: site = c") and "site = d" in better
+    assert off == "Intervals (90 %) or probabilities are at fault in: site = b for age."
+    row = dict(zip(section.table.header, section.table.rows[0]))
+    assert row["group"] == "site = a" and row["for comparison"].endswith("(exact)") and row["90 % holds"].endswith("%")
+
+
+def test_groups_that_are_served_alike_are_seldom_named(rng: Rng, tmp_path: Path) -> None:
+    n = 120
+    cohort = cohort_of(tmp_path, site=np.array(list("abcdef"))[np.arange(n) % 6])
+    rows, sex, named = np.arange(n), Categorical("sex", levels=("F", "M")), 0
+    for trial in range(20):
+        truth = rng.integers(2, size=n).astype(float)
+        p = np.clip(rng.normal(0.25 + 0.5 * truth, 0.25), 0.01, 0.99)
+        p, constant = np.stack([1 - p, p], 1), np.full((n, 2), 0.5)
+        claims = [Claim(OURS, "scan", sex, rows, truth, p), Claim("constant", "nothing", sex, rows, truth, constant)]
+        findings = Findings({})
+        findings.add(found for claim in claims[:1] for value in "abcdef" for found in fairness._less_rest(
+            claim, claims[1], rows, cohort.table["site"].to_numpy() == value, value, trial))  # fmt: skip
+        parts = [fairness._Part(findings, claims[0], claims[1], value) for value in "abcdef"]
+        named += not fairness._conclusion(parts).startswith("None of 6 groups is served worse")
+    assert named <= 3  # at most 1 in 20 is expected, worse or better
+
+
+@pytest.mark.parametrize("smaller", [False, True])
+def test_a_class_that_is_nothing_but_head_size_is_found_out(rng: Rng, smaller: bool) -> None:
+    """smaller: whether the second level's heads are the smaller ones. Size alone orders more than half of the pairs that
+    are as large as each other to 2 %: that is no proof of more."""
+    truth, people = rng.integers(2, size=400).astype(float), np.arange(400)
+    sizes = rng.normal(1400 + 120 * (1 - truth if smaller else truth), 80)
+    sex = Categorical("sex", levels=("F", "M"))
+    by_size = 1 / (1 + np.exp((1460 - sizes) / 40 * (-1 if smaller else 1)))
+    by_more = 1 / (1 + np.exp(-rng.normal(4 * truth - 2, 1.0)))
+    guess = 1 / (1 + np.exp(-rng.normal(0, 1, 400)))
+    found = {}
+    for name, p in (("size", by_size), ("more", by_more), ("less", guess)):
+        claim = Claim(OURS, "scan", sex, people, truth, np.stack([1 - p, p], 1))
+        findings = Findings({})
+        findings.add(headsize.beside_head_size(claim, sizes, people))
+        figures = {figure.metric: figure.value for figure in findings.figures}
+        found[name] = figures, headsize._section(findings, ["sex"]).conclusion
+    (of_size, said), (of_more, said_more), (_, said_less) = found.values()
+    assert of_size["auc"] == pytest.approx(of_size["auc_of_size"]) and of_size["more_in_pairs"] == pytest.approx(0)
+    assert 0.5 < of_size["auc_in_pairs_of_size"] < 0.6 < 0.95 < of_more["auc_in_pairs"]
+    assert "nothing shows that it sees more than head size" in said and ": it sees more than head size." in said_more
+    assert ": it sees more than head size." not in said_less
+    assert of_size["accuracy_of_size"] == pytest.approx(of_size["accuracy"], abs=0.03)
+    assert of_more["accuracy_of_both"] >= of_more["accuracy"] - 0.01 > of_more["accuracy_of_size"]
+    sizes[10:] = np.nan
+    assert list(headsize.beside_head_size(claim, sizes, people)) == []
+
+
+def test_how_far_a_model_contradicts_itself_is_told_of_the_mean_and_of_most(tmp_path: Path) -> None:
+    """From the file that a stopped run goes on from: the model is not asked."""
+    kept = tmp_path / "contradictions.csv"
+    rows = [{"variable": "age", "through": "sex", "gap": 0.12, "gap_q95": 0.37, "rows": 25},
+            {"variable": "sex", "through": "age", "gap": 0.01, "gap_q95": 0.55, "rows": 25}]  # fmt: skip
+    pd.DataFrame(rows).to_csv(kept, index=False)
+    findings = Findings({})
+    findings.add(coherence.contradictions(None, None, 0, kept))
+    findings.add(coherence.surprises(pd.DataFrame({"T1w": [1.0, 2.0, 3.0, np.nan]}), limit=2.4))
+    assert findings.value("coherence", "sex", "gap_q95 through age").value == 0.55
+    said = coherence.coherence_section(findings).conclusion
+    assert "25 rows of the cohort were asked about" in said
+    assert "for age, through sex: by 0.12 on average, and by up to 0.37 in" in said
+    assert "33.3% of 3 T1w scans are unlike those in training; 0.01% of scans like them would be" in said
