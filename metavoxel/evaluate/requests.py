@@ -3,7 +3,7 @@ age, and by what a predictor trained on drawn scans knows of real ones."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,20 @@ Fit = Callable[[Sample, Sequence[str]], Predictor]
 
 COMPONENTS, BATCH = 100, 256
 SHUFFLES = 50
+LEAST_KNOWN = 2
+
+
+def unreadable(facts: Mapping[str, pd.DataFrame], names: Sequence[str]) -> dict[str, str]:
+    """Which of the facts cannot be learnt or judged, and why: name -> reason. facts: of each sample, by its name in words."""
+    reasons = {}
+    for name in names:
+        for whose, table in facts.items():
+            known = table[name].dropna()
+            if len(known) < LEAST_KNOWN:
+                reasons[name] = f"known of {len(known)} of the {whose}, at least {LEAST_KNOWN} are needed"
+            elif not pd.api.types.is_numeric_dtype(known) and known.nunique() == 1:
+                reasons[name] = f"all of the {whose} are {known.iloc[0]}"
+    return reasons
 
 
 def linear_fit(sample: Sample, names: Sequence[str]) -> Predictor:
@@ -109,8 +123,8 @@ def _known(sample: Sample, name: str) -> tuple[np.ndarray, np.ndarray]:
     if len(scans) != len(facts):
         raise MetavoxelError(f"{len(scans)} scans with {len(facts)} rows of facts; give a row a scan")
     rows = np.flatnonzero(facts[name].notna())
-    if len(rows) < 2:
-        raise MetavoxelError(f"{name}: known of {len(rows)} scans; at least 2 are needed")
+    if len(rows) < LEAST_KNOWN:
+        raise MetavoxelError(f"{name}: known of {len(rows)} scans; at least {LEAST_KNOWN} are needed")
     return rows, facts[name].to_numpy()[rows]
 
 

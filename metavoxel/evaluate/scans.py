@@ -14,6 +14,7 @@ from metavoxel.evaluate.evaluation import Evaluation
 from metavoxel.evaluate.features import medicalnet, radimagenet, trained
 from metavoxel.evaluate.looks import Gallery, See, as_voxels, copies, copies_section, copy_figures, images, images_section
 from metavoxel.evaluate.matching import ageing_section, curves, matches, reading_section
+from metavoxel.evaluate.requests import unreadable
 from metavoxel.evaluate.variants import as_known
 from metavoxel.files import checksum
 from metavoxel.loading import load_images
@@ -89,6 +90,11 @@ def _matching(run: Evaluation, image: Image, gallery: Gallery) -> Iterator[Secti
     found = run.findings
     if gallery.training is not None and gallery.training_rows is not None:
         told = [name for name in names if name in gallery.training_rows]
+        people = {"drawn people": gallery.made_rows, "test's people": gallery.real_rows,
+                  "training people": gallery.training_rows}  # fmt: skip
+        lacking = unreadable(people, told)
+        found.left_out += [f"{name} read from drawn {image.name} scans: {why}." for name, why in lacking.items()]
+        told = [name for name in told if name not in lacking]
         if told:
             with one_bar(f"reading drawn {image.name}", run.quiet) as report:
                 training = gallery.training, gallery.training_rows[told]
