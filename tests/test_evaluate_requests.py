@@ -9,7 +9,7 @@ from scipy import stats
 from metavoxel.data import phantom
 from metavoxel.data.phantom_render import render
 from metavoxel.errors import MetavoxelError
-from metavoxel.evaluate.figures import Figure, Findings
+from metavoxel.evaluate.figures import OURS, Figure, Findings
 from metavoxel.evaluate.looks import REAL
 from metavoxel.evaluate.matching import CURVES, SECTION, ageing_section, curves, reading_section
 from metavoxel.evaluate.requests import Predictor, agreement, compare_curves, linear_fit, match, train_on_drawn
@@ -60,19 +60,35 @@ def test_a_ratio_of_slopes_is_as_uncertain_as_is_told() -> None:
             for k in range(80)]  # fmt: skip
     ratios, told = (np.array([row[key] for row in rows]) for key in ("slope_ratio", "se_ratio"))
     assert ratios.std(ddof=1) == pytest.approx(told.mean(), rel=0.25)  # of 80: an sd is known to 8 %
-    assert (np.abs(ratios - 0.5) < 1.96 * told).mean() > 0.85
+    low, high = (np.array([row[key] for row in rows]) for key in ("ratio_low", "ratio_high"))
+    assert ((low < 0.5) & (0.5 < high)).mean() > 0.88
+    assert np.allclose(high - low, 2 * 1.96 * told, rtol=0.15)  # of a sure slope, as by its error
+
+
+def test_ends_of_a_ratio_hold_where_the_real_slope_is_little_more_than_its_error() -> None:
+    """A slope of 2.5 errors: Fieller's interval holds the truth as often as it says; where there is none, it is endless."""
+    rows = [compare_curves(world(60, -0.002, 0.3, 2 * k), world(60, 0.005, 0.3, 2 * k + 1), ["ventricles_ml"]).iloc[0]
+            for k in range(120)]  # fmt: skip
+    low, high = (np.array([row[key] for row in rows]) for key in ("ratio_low", "ratio_high"))
+    assert ((low <= -0.4) & (-0.4 <= high)).mean() > 0.9
+    sure = np.array([abs(row["slope_real"]) > 1.96 * row["se_real"] for row in rows])
+    assert (np.isfinite(low) == sure).all() and 0 < sure.mean() < 1
 
 
 def test_slopes_have_a_ratio_only_where_real_volumes_change_with_age() -> None:
     def volumes(slope: float, seed: int) -> pd.DataFrame:
         changing, constant = world(400, slope, 0.3, seed), world(400, 0, 0.3, seed)["ventricles_ml"]
         sizes = np.exp(7 + 0.1 * np.random.default_rng(seed).standard_normal(400))
-        return changing.assign(brain_ml=constant, grey_ml=constant, white_ml=constant, head_ml=sizes)
+        return changing.assign(**dict.fromkeys(set(CURVES) - {"ventricles_ml"}, constant), head_ml=sizes)
 
-    found = {figure.metric: figure for figure in curves("T1w", volumes(0.01, 1), volumes(0.02, 2), 0)}
+    figures = list(curves("T1w", volumes(0.01, 1), volumes(0.02, 2), 0))
+    found = {figure.metric: figure for figure in figures}
     ratio = found["ventricles_ml: slope_ratio"]
     assert ratio.low < 0.5 < ratio.high and ratio.high - ratio.low < 0.3
-    assert "brain_ml: slope_ratio" not in found and "brain_ml: spread_ratio" in found
+    assert "brain_ml: slope_ratio" not in found and "brain_ml: spread_ratio" in found and "csf_ml: spread_ratio" in found
+    apart = {(f.metric, f.who): f.value for f in figures if f.group == "sex = F" and f.metric.endswith("wasserstein")}
+    assert apart["ventricles_ml: wasserstein", OURS] > 3 * apart["ventricles_ml: wasserstein", REAL]
+    assert apart["head_ml: wasserstein", OURS] < 2 * apart["head_ml: wasserstein", REAL]
 
 
 def test_agreement_is_what_its_names_say() -> None:
@@ -144,15 +160,19 @@ def test_mistakes_are_told(scans: tuple[np.ndarray, pd.DataFrame]) -> None:
 
 
 def test_the_page_says_what_follows_age_and_what_does_not() -> None:
-    ratios = dict(zip(CURVES, [(0.67, 0.59, 0.75), (1.3, 1.1, 1.5), (0.9, 0.7, 1.1)]))
-    figures = [Figure(SECTION, "T1w", f"{name}: spread_ratio", 1.0) for name in CURVES]
-    figures += [Figure(SECTION, "T1w", f"{name}: slope_ratio", x, low=a, high=b) for name, (x, a, b) in ratios.items()]
+    ratios = dict(zip(CURVES, [(0.67, 0.59, 0.75), (1.3, 1.1, 1.5), (0.9, 0.7, 1.1), (-0.88, -1.23, -0.53), (0.5, -0.2, 1.2)]))
+    figures = [Figure(SECTION, "T1w", f"{name}: spread_ratio", 1.0) for name in (*CURVES, "head_ml")]
+    own = [Figure(SECTION, "T1w", f"{name}: slope_ratio", x, low=a, high=b) for name, (x, a, b) in ratios.items()]
+    apart = [Figure(SECTION, "T1w", "brain_ml: wasserstein", x, who, group="sex = F") for x, who in ((0.3, OURS), (0.1, REAL))]
     table = pd.DataFrame({name: [1.0, 2.0, 3.0] for name in ("age", *CURVES)})
-    page = ageing_section(Findings({}, figures), "T1w", table, table)
-    for words in ("too little: brain 0.67 [0.59, 0.75]", "too much: ventricles 1.30", "within chance: grey 0.90"):
+    page = ageing_section(Findings({}, [*figures, *own, *apart]), "T1w", table, table)
+    for words in ("the wrong way: white -0.88 [-1.23, -0.53]; too little: brain 0.67 [0.59, 0.75]; too much: ventricles 1.30",
+                  "within chance: grey 0.90", "not certain: csf 0.50"):  # fmt: skip
         assert words in page.conclusion
-    assert "white" not in page.conclusion and page.table is not None and page.table.rows[3] == ("white", "-", "1.00")
-    none = ageing_section(Findings({}, figures[: len(CURVES)]), "T1w", table, table)
+    assert page.table is not None and page.table.header[3] == "distance, sex = F"
+    assert page.table.rows[0] == ("brain", "0.67 [0.59, 0.75]", "1.00", "0.30 (0.10)")
+    assert page.table.rows[5] == ("head", "-", "1.00", "-")
+    none = ageing_section(Findings({}, figures), "T1w", table, table)
     assert "nothing to follow" in none.conclusion
 
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import pandas as pd
 
 from metavoxel.evaluate import plots
-from metavoxel.evaluate.figures import OURS, Figure, Findings
+from metavoxel.evaluate.figures import EVERYBODY, OURS, Figure, Findings
 from metavoxel.evaluate.looks import REAL
 from metavoxel.evaluate.requests import Sample, compare_curves, linear_fit, match, train_on_drawn
 from metavoxel.loading import Progress
@@ -13,10 +14,11 @@ from metavoxel.page import Picture, Section, Table
 
 SECTION = "requests"
 TRAINED = "trained on"
-SD_95 = 1.96
 STAGES = 3
 """Of the work: a judge is fitted, scans are read, others are fitted to drawn scans and to both."""
-SIZE, CURVES = "head_ml", ("brain_ml", "ventricles_ml", "grey_ml", "white_ml")
+SIZE, CURVES = "head_ml", ("brain_ml", "ventricles_ml", "grey_ml", "white_ml", "csf_ml")
+WRONG_WAY, TOO_LITTLE, TOO_MUCH = "the wrong way", "too little", "too much"
+AS_REAL, UNCERTAIN = "as real ones do, within chance", "by an amount that is not certain"
 
 
 def matches(
@@ -38,15 +40,21 @@ def matches(
 
 
 def curves(image: str, drawn: pd.DataFrame, real: pd.DataFrame, seed: int) -> Iterator[Figure]:
-    """metric "brain_ml: slope_ratio" and so on, at equal head size, see `requests.compare_curves`; drawn, real: volumes
-    with age and sex."""
+    """metric "brain_ml: slope_ratio" and so on, at equal head size, see `requests.compare_curves`; "brain_ml: wasserstein"
+    of each group "sex = F", beside that of real scans shuffled with them. drawn, real: volumes with age and sex."""
     group = "sex" if "sex" in drawn else None
-    for row in compare_curves(drawn, real, CURVES, group, SIZE, seed).to_dict("records"):
+    parts = [compare_curves(drawn, real, names, group, size, seed) for names, size in ((CURVES, SIZE), ((SIZE,), None))]
+    for row in pd.concat(parts, ignore_index=True).to_dict("records"):
         name, n = row["volume"], int(row["n_drawn"])
-        if abs(row["slope_real"]) > 2 * row["se_real"]:  # what does not change with age has no ratio of slopes
-            value, chance = float(row["slope_ratio"]), SD_95 * float(row["se_ratio"])
-            yield Figure(SECTION, image, f"{name}: slope_ratio", value, low=value - chance, high=value + chance, n=n)
+        if np.isfinite(row["ratio_low"]):  # what does not surely change with age has no ratio of slopes
+            ends = {"low": float(row["ratio_low"]), "high": float(row["ratio_high"])}
+            yield Figure(SECTION, image, f"{name}: slope_ratio", float(row["slope_ratio"]), n=n, **ends)
         yield Figure(SECTION, image, f"{name}: spread_ratio", float(row["spread_ratio"]), n=n)
+        for key in row:
+            if key.startswith("wasserstein_") and not np.isnan(row[key]):
+                level = key.removeprefix("wasserstein_")
+                for who, value in ((OURS, row[key]), (REAL, row[f"chance_{level}"])):
+                    yield Figure(SECTION, image, f"{name}: wasserstein", float(value), who, group=f"{group} = {level}")
 
 
 def reading_section(findings: Findings, image: str) -> Section:
@@ -72,32 +80,52 @@ def reading_section(findings: Findings, image: str) -> Section:
 def ageing_section(findings: Findings, image: str, drawn: pd.DataFrame, real: pd.DataFrame) -> Section:
     """Of what `curves` found. drawn, real: volumes with age, for the picture."""
     found = _figures(findings, image, OURS)
+    apart = {(f.metric, f.group, f.who): f.value for f in findings.figures
+             if (f.section, f.variable) == (SECTION, image) and f.metric.endswith(": wasserstein")}  # fmt: skip
+    groups = list(dict.fromkeys(group for _, group, _ in apart))
     said: dict[str, list[str]] = {}
     rows, panels = [], []
-    for name in CURVES:
+    for name in (*CURVES, SIZE):
         words, spread, slope = name.removesuffix("_ml"), found[f"{name}: spread_ratio"], found.get(f"{name}: slope_ratio")
         interval = "-"
         if slope is not None and slope.low is not None and slope.high is not None:
             interval = f"{slope.value:.2f} [{slope.low:.2f}, {slope.high:.2f}]"
-            verdict = "too little" if slope.high < 1 else "too much" if slope.low > 1 else "as real ones do, within chance"
-            said.setdefault(verdict, []).append(f"{words} {interval}")
-        rows.append((words, interval, f"{spread.value:.2f}"))
+            said.setdefault(_verdict(slope.low, slope.high), []).append(f"{words} {interval}")
+        metric = f"{name}: wasserstein"
+        distances = (f"{apart[metric, group, OURS]:.2f} ({apart[metric, group, REAL]:.2f})"
+                     if (metric, group, OURS) in apart else "-" for group in groups)  # fmt: skip
+        rows.append((words, interval, f"{spread.value:.2f}", *distances))
         if name in CURVES[:2]:
             volumes = {who: (table["age"].to_numpy(float), table[name].to_numpy(float))
                        for who, table in (("real", real), ("drawn", drawn))}  # fmt: skip
             png = plots.curves(words, "age", f"{words}, ml", volumes)
             panels.append(Picture(png, f"{words} volume over age, real and drawn"))
-    verdicts = "; ".join(f"{verdict}: {', '.join(names)}" for verdict, names in said.items())
+    verdicts = "; ".join(f"{verdict}: {', '.join(said[verdict])}" for verdict in (WRONG_WAY, TOO_LITTLE, TOO_MUCH, AS_REAL, UNCERTAIN)
+                         if verdict in said)
     return Section(
         f"Do drawn {image} scans age as real ones do?",
         f"Drawn volumes change with age {verdicts} (1: as much as real ones)." if said else "No volume of real scans "
-        "changes with age by two standard errors, so there is nothing to follow.",
-        panels, Table(("volume", "change with age, times real", "spread, times real"), rows),
-        note="At equal head size; 1 is right. Brackets: 95 % intervals. Where real volumes change with age by less than "
-        "two standard errors, there is no ratio.",
+        "surely changes with age, so there is nothing to follow.",
+        panels, Table(("volume", "change with age, times real", "spread, times real",
+                       *(f"distance, {group}" for group in groups)), rows),
+        note="At equal head size, but for the head itself; 1 is right. Square brackets: 95 % intervals. Where real volumes "
+        "do not surely change with age, there is no ratio. Distance: Wasserstein, in sds of the real volumes; in round "
+        "brackets what chance leaves.",
     )  # fmt: skip
 
 
+def _verdict(low: float, high: float) -> str:
+    """Of drawn volumes' change with age, which is between `low` and `high` times that of real ones."""
+    if high < 0:
+        return WRONG_WAY
+    if low > 1:
+        return TOO_MUCH
+    if high < 1:
+        return TOO_LITTLE
+    return UNCERTAIN if low < 0 else AS_REAL
+
+
 def _figures(findings: Findings, image: str, who: str) -> dict[str, Figure]:
-    """This chapter's, by metric."""
-    return {f.metric: f for f in findings.figures if (f.section, f.variable, f.who) == (SECTION, image, who)}
+    """This chapter's about everybody, by metric."""
+    wanted = (SECTION, image, who, EVERYBODY)
+    return {f.metric: f for f in findings.figures if (f.section, f.variable, f.who, f.group) == wanted}

@@ -28,6 +28,7 @@ Fit = Callable[[Sample, Sequence[str]], Predictor]
 COMPONENTS, BATCH = 100, 256
 SHUFFLES = 50
 LEAST_KNOWN = 2
+SD_95 = 1.96
 
 
 def unreadable(facts: Mapping[str, pd.DataFrame], names: Sequence[str]) -> dict[str, str]:
@@ -136,8 +137,8 @@ def compare_curves(
 
     drawn, real: columns age, `group`, `size` and `volumes` (positive; rows with gaps are left out). The line is least
     squares of log volume on age and group, and where a size of heads is named on its log: heads differ more from each other
-    than brains do with age. slope_drawn, slope_real, slope_ratio, their standard errors (se_...); spread_ratio: of the
-    sds about the line; for each level of `group`, wasserstein_LEVEL: distance between the volumes in sds of the real ones,
+    than brains do with age. slope_drawn, slope_real, slope_ratio, their standard errors (se_...); ratio_low, ratio_high: its
+    95 % interval (Fieller 1954), infinite where the real slope may be 0; spread_ratio: of the sds about the line; for each level of `group`, wasserstein_LEVEL: distance between the volumes in sds of the real ones,
     and chance_LEVEL: its mean when drawn and real are shuffled, the floor.
     """
     wanted = ["age", *([group] if group else []), *([size] if size else []), *volumes]
@@ -153,9 +154,11 @@ def compare_curves(
             _line(table, name, group, levels, size) for table in tables
         )
         ratio = slope / true_slope
+        low, high = _fieller(slope, error, true_slope, true_error)
         row = {
             "volume": name, "n_drawn": len(tables[0]), "n_real": len(tables[1]), "slope_drawn": slope, "se_drawn": error,
             "slope_real": true_slope, "se_real": true_error, "slope_ratio": ratio,
+            "ratio_low": low, "ratio_high": high,
             "se_ratio": float(np.hypot(error, ratio * true_error) / abs(true_slope)), "spread_ratio": spread / true_spread,
         }  # fmt: skip
         for level in levels:
@@ -163,6 +166,17 @@ def compare_curves(
             row |= dict(zip((f"wasserstein_{level}", f"chance_{level}"), _distance(made, found, rng), strict=True))
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _fieller(over: float, over_error: float, under: float, under_error: float) -> tuple[float, float]:
+    """Ends of the 95 % interval of a ratio of independent estimates: all r for which over - r under may be 0. One of plus
+    and minus two standard errors is too narrow, and lies wrong, where `under` is little more than its error."""
+    curvature = under**2 - (SD_95 * under_error) ** 2
+    if curvature <= 0:
+        return -np.inf, np.inf
+    middle = over * under / curvature
+    half = np.sqrt(max(middle**2 - (over**2 - (SD_95 * over_error) ** 2) / curvature, 0.0))
+    return float(middle - half), float(middle + half)
 
 
 def _line(
