@@ -86,7 +86,8 @@ def _draw(
 def _matching(run: Evaluation, image: Image, gallery: Gallery) -> Iterator[Section]:
     """What was asked for against what is seen: by predictors where training people are known, and by volumes over age."""
     names = [v.name for v in run.model.schema.scalars if v.name in gallery.real_rows]
-    drawn, real = (gallery.made, gallery.made_rows[names]), (gallery.real, gallery.real_rows[names])
+    columns = ["participant_id", *names]
+    drawn, real = (gallery.made, gallery.made_rows[columns]), (gallery.real, gallery.real_rows[columns])
     found = run.findings
     if gallery.training is not None and gallery.training_rows is not None:
         told = [name for name in names if name in gallery.training_rows]
@@ -97,8 +98,8 @@ def _matching(run: Evaluation, image: Image, gallery: Gallery) -> Iterator[Secti
         told = [name for name in told if name not in lacking]
         if told:
             with one_bar(f"reading drawn {image.name}", run.quiet) as report:
-                training = gallery.training, gallery.training_rows[told]
-                found.add(matches(image.name, told, drawn, real, training, report))
+                training = gallery.training, gallery.training_rows[["participant_id", *told]]
+                found.add(matches(image.name, told, drawn, real, training, run.options.seed, report))
             yield reading_section(found, image.name)
     if "age" in names and image.name in run.rulers:
         measure = run.rulers[image.name]
