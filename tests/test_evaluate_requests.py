@@ -175,7 +175,8 @@ def test_the_page_says_what_follows_age_and_what_does_not() -> None:
     table = pd.DataFrame({name: [1.0, 2.0, 3.0] for name in ("age", *CURVES)})
     page = ageing_section(Findings({}, [*figures, *own, *apart]), "T1w", table, table)
     for words in ("the wrong way: white -0.88 [-1.23, -0.53]; too little: brain 0.67",
-                  "too much: ventricles 1.30 [1.10, 1.50]", "within chance: grey 0.90", "not certain: csf 0.50"):  # fmt: skip
+                  "too much: ventricles 1.30 [1.10, 1.50]", "within chance: grey 0.90",
+                  "not certain: csf 0.50"):  # fmt: skip
         assert words in page.conclusion
     assert page.table is not None and page.table.header[3] == "distance, sex = F"
     assert page.table.rows[0] == ("brain", "0.67 [0.59, 0.75]", "1.00", "0.30 (0.10)")
