@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from metavoxel.evaluate.copies import Audit, audit
 from metavoxel.evaluate.features import Extractor
 from metavoxel.evaluate.figures import OURS, Findings
 from metavoxel.evaluate.looks import (
@@ -17,6 +18,7 @@ from metavoxel.evaluate.looks import (
     Looked,
     Space,
     as_voxels,
+    copies_section,
     images_section,
     look,
 )
@@ -130,6 +132,38 @@ def test_a_space_that_cannot_be_used_does_not_cost_the_others() -> None:
     assert looked.left_out == ["Looks of T1w by constant: more than half of the scans have the same features; look at what "
                                "made them."]  # fmt: skip
     assert "by voxels" in images_section(findings, own, spaces, ["age"]).conclusion
+
+
+def copies_said(made: np.ndarray, measures: bool = False) -> tuple[str, int]:
+    own = gallery(made, heads(1, 80), heads(2, 80))
+    spaces = {"voxels": Space(flat, measures)}
+    page = copies_section(own, looked_at(own, spaces)[0].audits, spaces)
+    return page.conclusion, len(page.pictures)
+
+
+def test_copies_are_counted_beside_real_people() -> None:
+    planted = heads(3, 100)
+    planted[:20] = heads(2, 80)[:20]
+    said, pictures = copies_said(planted)
+    assert "22 near copies were found (22.0%), more than among real people" in said and pictures == 1
+    assert "Nothing says" not in said
+    few = heads(3, 100)
+    few[0] = heads(2, 80)[0]
+    said, pictures = copies_said(few)
+    assert said.startswith("Nothing says that drawn scans copy training people; 3 near copies were found (3.0%), within ")
+    assert said.endswith("chance no more than among real people (1.2%).") and pictures
+    said, pictures = copies_said(few, measures=True)  # as volumes alone may be shared by two people
+    assert said.endswith("no near copy was found.") and not pictures
+
+
+def test_the_smallest_p_is_corrected_for_as_many_spaces() -> None:
+    made, real, training = heads(3, 40), heads(1, 40), heads(2, 40)
+    found = audit(made.reshape(40, -1), training.reshape(40, -1), real.reshape(40, -1))
+    one = Audit({**found.figures, "nearer_training_p": 0.006}, found.threshold, found.near[:0], found.held_out_near)
+    own = gallery(made, real, training)
+    for names, words in ((["a"], "than chance allows"), (["a", "b"], "Nothing says")):
+        spaces = {name: Space(flat) for name in names}
+        assert words in copies_section(own, dict.fromkeys(names, one), spaces).conclusion
 
 
 def test_what_a_network_is_stands_in_the_record_and_below_the_table() -> None:

@@ -55,7 +55,7 @@ def image_sections(run: Evaluation, spaces: Mapping[str, Spaces]) -> Iterator[Se
         if looked.figures:
             yield images_section(found, gallery, own, [v.name for v in model.schema.scalars])
         if looked.audits:
-            yield copies_section(gallery, looked.audits)
+            yield copies_section(gallery, looked.audits, own)
         yield from _matching(run, image, gallery)
 
 
