@@ -242,6 +242,21 @@ def test_a_cohort_that_cannot_be_evaluated(run, cohort, tmp_path, spoil, says):
     assert len(error.strip().splitlines()) == 1 and not (tmp_path / "out" / "report.html").exists()
 
 
+def test_a_fact_that_drawn_people_do_not_tell_apart_does_not_cost_the_report(cohort, strangers, tmp_path):
+    """The scans that are drawn are of the first people: here all women, and one alone whose age is known."""
+    folder = tmp_path / "cohort"
+    shutil.copytree(cohort, folder)
+    table = pd.read_csv(folder / "participants.tsv", sep="\t").sort_values("sex", kind="stable")
+    table.iloc[1:8, table.columns.get_loc("age")] = np.nan
+    assert (table["sex"].iloc[:8] == "F").all() and table["sex"].nunique() == 2
+    table.to_csv(folder / "participants.tsv", sep="\t", index=False, na_rep="n/a")
+    found = evaluate("phantom", folder, tmp_path / "out", Options(training=strangers, scans=8), quiet=True)
+    said = " ".join(found.left_out)
+    assert "sex read from drawn T1w scans: all of the drawn people are F." in said
+    assert "age read from drawn T1w scans: known of 1 of the drawn people, at least 2 are needed." in said
+    assert found.value("images", "T1w", "voxels: fid").n == 8 and (tmp_path / "out/report.html").exists()
+
+
 def test_what_is_refused_leaves_nothing(refused, cohort, untrained, tmp_path):
     for option, says in {
         ("--by", "height"): "has no such column", ("--radimagenet", "no.pth"): "no.pth: no such file",

@@ -111,6 +111,7 @@ def test_the_papers_model_is_evaluated_in_spite_of_gaps(
             figure = found.value("accuracy", name, metric, given=given)
             assert figure is not None and np.isfinite(figure.value) and figure.n == few.table[name].notna().sum()
         assert found.value("accuracy", name, metric, given="other facts") is not None
+    assert found.about["features"]["T1w"]["densenet"][0]["checksum"].startswith("sha256:")
     mmd = {who: found.value("images", "T1w", "voxels: mmd", who=who).value for who in ("model", *DRAWING)}
     assert np.isfinite(list(mmd.values())).all() and mmd["model"] == mmd["paper"] != mmd["continuous-sex"]
 

@@ -9,7 +9,7 @@ from scipy import stats
 from metavoxel.data import phantom
 from metavoxel.data.phantom_render import render
 from metavoxel.errors import MetavoxelError
-from metavoxel.evaluate.figures import Figure, Findings
+from metavoxel.evaluate.figures import CONSTANT, OURS, Figure, Findings
 from metavoxel.evaluate.looks import REAL
 from metavoxel.evaluate.matching import CURVES, SECTION, ageing_section, curves, reading_section
 from metavoxel.evaluate.requests import Predictor, agreement, compare_curves, linear_fit, match, train_on_drawn
@@ -60,26 +60,42 @@ def test_a_ratio_of_slopes_is_as_uncertain_as_is_told() -> None:
             for k in range(80)]  # fmt: skip
     ratios, told = (np.array([row[key] for row in rows]) for key in ("slope_ratio", "se_ratio"))
     assert ratios.std(ddof=1) == pytest.approx(told.mean(), rel=0.25)  # of 80: an sd is known to 8 %
-    assert (np.abs(ratios - 0.5) < 1.96 * told).mean() > 0.85
+    low, high = (np.array([row[key] for row in rows]) for key in ("ratio_low", "ratio_high"))
+    assert ((low < 0.5) & (high > 0.5)).mean() > 0.88
+    assert np.allclose(high - low, 2 * 1.96 * told, rtol=0.15)  # of a sure slope, as by its error
+
+
+def test_ends_of_a_ratio_hold_where_the_real_slope_is_little_more_than_its_error() -> None:
+    """A slope of 2.5 errors: Fieller's interval holds the truth as often as it says; where there is none, it is endless."""
+    rows = [compare_curves(world(60, -0.002, 0.3, 2 * k), world(60, 0.005, 0.3, 2 * k + 1), ["ventricles_ml"]).iloc[0]
+            for k in range(120)]  # fmt: skip
+    low, high = (np.array([row[key] for row in rows]) for key in ("ratio_low", "ratio_high"))
+    assert ((low <= -0.4) & (high >= -0.4)).mean() > 0.9
+    sure = np.array([abs(row["slope_real"]) > 1.96 * row["se_real"] for row in rows])
+    assert (np.isfinite(low) == sure).all() and 0 < sure.mean() < 1
 
 
 def test_slopes_have_a_ratio_only_where_real_volumes_change_with_age() -> None:
     def volumes(slope: float, seed: int) -> pd.DataFrame:
         changing, constant = world(400, slope, 0.3, seed), world(400, 0, 0.3, seed)["ventricles_ml"]
         sizes = np.exp(7 + 0.1 * np.random.default_rng(seed).standard_normal(400))
-        return changing.assign(brain_ml=constant, grey_ml=constant, white_ml=constant, head_ml=sizes)
+        return changing.assign(**dict.fromkeys(set(CURVES) - {"ventricles_ml"}, constant), head_ml=sizes)
 
-    found = {figure.metric: figure for figure in curves("T1w", volumes(0.01, 1), volumes(0.02, 2), 0)}
+    figures = list(curves("T1w", volumes(0.01, 1), volumes(0.02, 2), 0))
+    found = {figure.metric: figure for figure in figures}
     ratio = found["ventricles_ml: slope_ratio"]
     assert ratio.low < 0.5 < ratio.high and ratio.high - ratio.low < 0.3
-    assert "brain_ml: slope_ratio" not in found and "brain_ml: spread_ratio" in found
+    assert "brain_ml: slope_ratio" not in found and "brain_ml: spread_ratio" in found and "csf_ml: spread_ratio" in found
+    apart = {(f.metric, f.who): f.value for f in figures if f.group == "sex = F" and f.metric.endswith("wasserstein")}
+    assert apart["ventricles_ml: wasserstein", OURS] > 3 * apart["ventricles_ml: wasserstein", REAL]
+    assert apart["head_ml: wasserstein", OURS] < 2 * apart["head_ml: wasserstein", REAL]
 
 
 def test_agreement_is_what_its_names_say() -> None:
-    truth, said = pd.Series([30.0, 50.0, 80.0]), np.array([35.0, 45.0, 70.0])
+    truth, said = np.array([30.0, 50.0, 80.0]), np.array([35.0, 45.0, 70.0])
     assert agreement(truth, said) == {"mae": pytest.approx(20 / 3), "r": pytest.approx(stats.pearsonr(truth, said)[0])}
-    assert np.isnan(agreement(pd.Series([50.0, 50.0]), np.array([48.0, 55.0]))["r"])
-    got = agreement(pd.Series(["F", "F", "F", "M"]), np.array(["F", "F", "M", "M"]))
+    assert np.isnan(agreement(np.array([50.0, 50.0]), np.array([48.0, 55.0]))["r"])
+    got = agreement(np.array(["F", "F", "F", "M"]), np.array(["F", "F", "M", "M"]))
     assert got == {"accuracy": 0.75, "balanced_accuracy": pytest.approx((2 / 3 + 1) / 2)}
 
 
@@ -96,9 +112,12 @@ def test_judges_tell_scans_that_obey_from_scans_that_do_not(scans: tuple[np.ndar
     names = ["age", "sex"]
     judge = linear_fit((voxels[train], facts[train]), names)
     real = (voxels[held_out], facts[held_out])
-    obedient = match(judge, (voxels[drawn], facts[drawn]), real, names).set_index(["variable", "metric"])
+    table = match(judge, (voxels[drawn], facts[drawn]), real, names)
+    assert ((table["low"] < table["value"]) & (table["value"] < table["high"])).all()
+    obedient = table.pivot_table(index=["variable", "metric"], columns="of", values="value")
     shuffled = facts[drawn].sample(frac=1, random_state=0)
-    deaf = match(judge, (voxels[drawn], shuffled), real, names).set_index(["variable", "metric"])
+    deaf = match(judge, (voxels[drawn], shuffled), real, names)
+    deaf = deaf.pivot_table(index=["variable", "metric"], columns="of", values="value")
     assert obedient.loc[("age", "mae"), "drawn"] < 13 < deaf.loc[("age", "mae"), "drawn"]
     assert obedient.loc[("age", "r"), "drawn"] > 0.6 > 0.4 > deaf.loc[("age", "r"), "drawn"]
     assert obedient.loc[("sex", "accuracy"), "drawn"] > 0.6 and obedient.loc[("sex", "accuracy"), "real"] > 0.6
@@ -112,7 +131,11 @@ def test_training_on_drawn_scans_is_worth_what_they_show(scans: tuple[np.ndarray
     gap.loc[:4, "age"] = np.nan
     judge = linear_fit(real, ["age", "sex"])
     table = train_on_drawn(judge, (voxels[120:300], gap), real, test, ["age", "sex"])
-    assert list(table["training"].unique()) == ["real", "drawn", "both"] and len(table) == 12
+    assert list(table["training"].unique()) == ["real", "drawn", "both", "constant"] and len(table) == 16
+    told = table.set_index(["training", "variable", "metric"])["value"]
+    mae = np.abs(test[1]["age"] - real[1]["age"].mean()).mean()
+    assert told["constant", "age", "mae"] == pytest.approx(mae) and np.isnan(told["constant", "age", "r"])
+    assert told["constant", "sex", "balanced_accuracy"] == 0.5
     wrong = facts[120:300].sample(frac=1, random_state=1)
     misled = train_on_drawn(judge, (voxels[120:300], wrong), real, test, ["age"])
     by_age = (t[(t["variable"] == "age") & (t["metric"] == "r")] for t in (table, misled))
@@ -123,8 +146,7 @@ def test_training_on_drawn_scans_is_worth_what_they_show(scans: tuple[np.ndarray
         return lambda scans: pd.DataFrame({name: np.full(len(scans), sample[1][name].mean()) for name in names})
 
     constant = train_on_drawn(mean(real, ["age"]), real, real, test, ["age"], fit=mean)
-    mae = np.abs(test[1]["age"] - real[1]["age"].mean()).mean()
-    assert constant.loc[constant["metric"] == "mae", "value"].tolist() == [pytest.approx(mae)] * 3
+    assert constant.loc[constant["metric"] == "mae", "value"].tolist() == [pytest.approx(mae)] * 4
 
 
 def test_mistakes_are_told(scans: tuple[np.ndarray, pd.DataFrame]) -> None:
@@ -144,21 +166,49 @@ def test_mistakes_are_told(scans: tuple[np.ndarray, pd.DataFrame]) -> None:
 
 
 def test_the_page_says_what_follows_age_and_what_does_not() -> None:
-    ratios = dict(zip(CURVES, [(0.67, 0.59, 0.75), (1.3, 1.1, 1.5), (0.9, 0.7, 1.1)]))
-    figures = [Figure(SECTION, "T1w", f"{name}: spread_ratio", 1.0) for name in CURVES]
-    figures += [Figure(SECTION, "T1w", f"{name}: slope_ratio", x, low=a, high=b) for name, (x, a, b) in ratios.items()]
+    found = [(0.67, 0.59, 0.75), (1.3, 1.1, 1.5), (0.9, 0.7, 1.1), (-0.88, -1.23, -0.53), (0.5, -0.2, 1.2)]
+    ratios = dict(zip(CURVES, found))
+    figures = [Figure(SECTION, "T1w", f"{name}: spread_ratio", 1.0) for name in (*CURVES, "head_ml")]
+    own = [Figure(SECTION, "T1w", f"{name}: slope_ratio", x, low=a, high=b) for name, (x, a, b) in ratios.items()]
+    apart = [Figure(SECTION, "T1w", "brain_ml: wasserstein", x, who, group="sex = F")
+             for x, who in ((0.3, OURS), (0.1, REAL))]  # fmt: skip
     table = pd.DataFrame({name: [1.0, 2.0, 3.0] for name in ("age", *CURVES)})
-    page = ageing_section(Findings({}, figures), "T1w", table, table)
-    for words in ("too little: brain 0.67 [0.59, 0.75]", "too much: ventricles 1.30", "within chance: grey 0.90"):
+    page = ageing_section(Findings({}, [*figures, *own, *apart]), "T1w", table, table)
+    for words in ("the wrong way: white -0.88 [-1.23, -0.53]; too little: brain 0.67",
+                  "too much: ventricles 1.30 [1.10, 1.50]", "within chance: grey 0.90",
+                  "not certain: csf 0.50"):  # fmt: skip
         assert words in page.conclusion
-    assert "white" not in page.conclusion and page.table is not None and page.table.rows[3] == ("white", "-", "1.00")
-    none = ageing_section(Findings({}, figures[: len(CURVES)]), "T1w", table, table)
+    assert page.table is not None and page.table.header[3] == "distance, sex = F"
+    assert page.table.rows[0] == ("brain", "0.67 [0.59, 0.75]", "1.00", "0.30 (0.10)")
+    assert page.table.rows[5] == ("head", "-", "1.00", "-")
+    none = ageing_section(Findings({}, figures), "T1w", table, table)
     assert "nothing to follow" in none.conclusion
 
 
+def test_intervals_are_over_people_not_scans() -> None:
+    rng = np.random.default_rng(0)
+    ages = np.repeat(rng.uniform(20, 90, 30), 4)  # of 30 people, four scans each, read with the same error
+    facts = pd.DataFrame({"age": ages, "participant_id": np.repeat(np.arange(30), 4)})
+    said = pd.DataFrame({"age": ages + np.repeat(rng.normal(0, 8, 30), 4)})
+    wide, narrow = (match(lambda scans: said, (ages, table), (ages, table), ["age"]).iloc[0]
+                    for table in (facts, facts.drop(columns="participant_id")))  # fmt: skip
+    assert 1.6 < (wide["high"] - wide["low"]) / (narrow["high"] - narrow["low"]) < 2.5
+
+
 def test_the_page_says_what_is_read_from_drawn_scans() -> None:
-    figures = [Figure(SECTION, "T1w", "age: mae", 10.2), Figure(SECTION, "T1w", "age: mae", 10.8, REAL)]
-    figures += [Figure(SECTION, "T1w", f"age: mae, trained on {kind}", x) for kind, x in (("drawn", 11.6), ("both", 10.7))]
+    """Easier to read than real ones is told as a fault, as harder is; a figure that tells them apart is shown."""
+    told = {"age: mae": (10.2, 10.8, 18.0), "age: r": (0.7, 0.72, np.nan), "mmse: mae": (1.77, 1.94, 2.2),
+            "mmse: r": (0.63, 0.41, np.nan), "sex: accuracy": (0.70, 0.80, 0.5)}  # fmt: skip
+    figures = []
+    for metric, values in told.items():
+        half = 1.0 if metric.endswith("mae") else 0.04
+        figures += [Figure(SECTION, "T1w", metric, x, who, low=x - half, high=x + half)
+                    for x, who in zip(values, (OURS, REAL, CONSTANT))]  # fmt: skip
+        figures += [Figure(SECTION, "T1w", f"{metric}, trained on {kind}", 11.6) for kind in ("real", "drawn", "both")]
     page = reading_section(Findings({}, figures), "T1w")
-    assert "age with an error of 10.2 (from real ones with an error of 10.8)" in page.conclusion
-    assert page.table is not None and page.table.rows == [("age: mae", "10.2", "10.8", "11.6", "10.7")]
+    for words in ("harder to read: sex (accuracy 0.7 against 0.8);", "too typical: mmse (r 0.63 against 0.41);",
+                  "within chance: age (mae 10.2 against 10.8)."):  # fmt: skip
+        assert words in page.conclusion
+    assert page.table is not None
+    assert page.table.rows[0] == ("age: mae", "10.2 [9.2, 11.2]", "10.8 [9.8, 11.8]", "11.6", "11.6", "18 [17, 19]")
+    assert page.table.rows[1][-1] == "-"

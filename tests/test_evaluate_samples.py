@@ -56,12 +56,51 @@ def test_kernel_distances_are_direct_sums(rng: Rng, monkeypatch: pytest.MonkeyPa
     assert two_sample.median_distance(x) == pytest.approx(np.median(apart))
 
 
-def test_their_errors_are_their_spread(rng: Rng) -> None:
-    found = [two_sample.kid(rng.normal(size=(60, 4)), rng.normal(0.5, 1, (60, 4)), seed) for seed in range(80)]
+@pytest.mark.parametrize("figure", [two_sample.kid, two_sample.fid])
+def test_their_errors_are_their_spread(rng: Rng, figure: Callable[..., two_sample.Estimate]) -> None:
+    found = [figure(rng.normal(size=(60, 4)), rng.normal(0.5, 1, (60, 4)), seed) for seed in range(80)]
     spread = np.std([f.value for f in found])
     assert 0.75 < np.mean([f.error for f in found]) / spread < 1.35
+
+
+def test_kernel_distances_are_unbiased(rng: Rng) -> None:
     same = [two_sample.kid(rng.normal(size=(60, 4)), rng.normal(size=(60, 4)), seed).value for seed in range(80)]
-    assert abs(np.mean(same)) < 3 * np.std(same) / np.sqrt(80)  # unbiased
+    assert abs(np.mean(same)) < 3 * np.std(same) / np.sqrt(80)
+
+
+@pytest.mark.parametrize("figure", [two_sample.kid, two_sample.fid])
+def test_errors_are_over_scans_where_a_scan_has_several_rows(rng: Rng, figure: Callable[..., two_sample.Estimate]) -> None:
+    """Slices of one scan are alike: an error over slices is too small."""
+    x, y = (np.repeat(rng.normal(0, 1, (40, 4)), 6, 0) + rng.normal(0, 0.1, (240, 4)) + shift for shift in (0, 0.5))
+    alone, together = (figure(x, y, 0, each).error for each in (1, 6))
+    assert together > 1.5 * alone
+
+
+def test_turned_onto_fewer_axes_the_frechet_distance_is_the_same(rng: Rng) -> None:
+    x, y = rng.normal(size=(20, 300)), rng.normal(0.2, 2, (30, 300))
+    assert two_sample.fid(x, y).value == pytest.approx(two_sample.frechet(x, y), rel=1e-9)
+
+
+def test_sets_of_one_law_are_told_apart_as_often_as_p_says(rng: Rng, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(two_sample, "PERMUTATIONS", 199)
+    p = [two_sample.told_apart(rng.normal(size=(20, 3)), rng.normal(size=(35, 3)), seed) for seed in range(100)]
+    assert kstest(p, "uniform").pvalue > 0.01
+    assert two_sample.told_apart(rng.normal(size=(40, 3)), rng.normal(0.8, 1, (40, 3))) == 1 / 200
+    x, y = rng.normal(size=(9, 3)), rng.normal(size=(7, 3))
+    width = two_sample.median_distance(y)
+    both, mixing = np.concatenate([x, y]), np.random.default_rng(0)
+    orders = [mixing.permutation(np.repeat([1.0, 0.0], [9, 7])) > 0 for _ in range(199)]
+    direct = [two_sample.mmd(both[one], both[~one], width).value for one in orders]
+    assert two_sample.told_apart(x, y) == (1 + sum(np.array(direct) >= two_sample.mmd(x, y, width).value)) / 200
+
+
+def test_p_of_several_tests_are_corrected() -> None:
+    assert two_sample.holm({"a": 0.04, "b": 0.01, "c": 0.03}) == pytest.approx({"a": 0.06, "b": 0.03, "c": 0.06})
+
+
+def test_voxels_that_hardly_differ_do_not_drown_the_others(rng: Rng) -> None:
+    real, made = rng.normal(0, [1, 1, 1e-9], (60, 3)), rng.normal(0, [1, 1, 1e-3], (60, 3))
+    assert two_sample.distances(made, real)["wasserstein"] < 0.3
 
 
 def test_manifolds_are_counted_ball_by_ball(rng: Rng) -> None:
@@ -102,19 +141,26 @@ def test_likeness_is_the_papers_where_the_grid_is_large(rng: Rng) -> None:
 def test_real_scans_are_at_the_floor_and_others_above(rng: Rng) -> None:
     real, other, same = (rng.normal(size=(n, 6)) for n in (90, 60, 80))
     shifted, narrow = rng.normal(0.8, 1, (80, 6)), rng.normal(0, 0.4, (80, 6))
-    scans = rng.random((7, 12, 12)), rng.random((7, 12, 12))
-    figures = two_sample.against_floor(same, real, other, scans)
-    made, floor = figures["made"], figures["floor"]
-    assert set(made) == set(floor) and len(made) == 12
+    sets = {"same": same, "floor": other, "shifted": shifted, "narrow": narrow}
+    found = two_sample.all_distances(sets, real)
+    made, floor = found["same"], found["floor"]
+    assert list(found) == list(sets) and set(made) == set(floor) and len(made) == 11
     assert abs(made["kid"]) < 3 * made["kid_error"] and abs(made["mmd"]) < 3 * made["mmd_error"]
     assert made["fid"] == pytest.approx(floor["fid"], rel=0.5) and made["precision"] > 0.8
-    for features in (shifted, narrow):
-        found = two_sample.against_floor(features, real, other)
-        worse, floor = found["made"], found["floor"]
+    for worse in (found["shifted"], found["narrow"]):
         assert all(worse[name] > 2 * floor[name] for name in ("fid", "wasserstein"))
+        assert worse["fid"] - floor["fid"] > 3 * np.hypot(worse["fid_error"], floor["fid_error"])
         assert worse["kid"] > 3 * worse["kid_error"] and worse["mmd"] > 3 * worse["mmd_error"]
         assert worse["coverage"] < floor["coverage"] and worse["recall"] < floor["recall"]
-    assert two_sample.against_floor(np.repeat(same, 5, 0), real, other)["floor"] == floor  # made ones are cut, not these
+    again = two_sample.all_distances({"same": np.repeat(same, 5, 0), "floor": other}, real)
+    assert again["floor"] == floor  # made ones are cut, not these
+
+
+def test_sets_of_slices_are_cut_by_scans(rng: Rng) -> None:
+    """Three rows a scan: those of some scans, none of the others."""
+    features = np.repeat(np.arange(10.0), 3)[:, None] * np.ones(2)
+    kept = two_sample.rows_of(features, np.array([2, 7]), 3)
+    assert kept[:, 0].tolist() == [2, 2, 2, 7, 7, 7]
 
 
 def test_scans_that_cannot_be_compared_are_refused(rng: Rng) -> None:

@@ -40,11 +40,13 @@ class Audit:
     authenticity: share farther from the nearest training scan than that one is from another person's (Alaa et al. 2022).
     membership_auc, membership_found: `membership` by the distance to the nearest generated scan.
     near_copies: share below the threshold. near: each of them, nearest first: `made` and `training` (rows), `distance`.
+    held_out_near: rows of the held-out scans below it.
     """
 
     figures: dict[str, float]
     threshold: Threshold
     near: pd.DataFrame
+    held_out_near: np.ndarray
 
 
 def audit(
@@ -83,7 +85,8 @@ def audit(
         "near_copies": len(copied) / len(made),
         "near_copies_floor": float((held_to_train < limit.distance).mean()),
     }
-    return Audit(figures, limit, near.sort_values("distance", kind="stable", ignore_index=True))
+    near = near.sort_values("distance", kind="stable", ignore_index=True)
+    return Audit(figures, limit, near, np.flatnonzero(held_to_train < limit.distance))
 
 
 def nearest(

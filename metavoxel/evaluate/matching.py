@@ -1,11 +1,14 @@
 """Does a drawn scan show what was asked for? The report's chapters over `requests`."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from metavoxel.evaluate import plots
-from metavoxel.evaluate.figures import OURS, Figure, Findings
+from metavoxel.evaluate.figures import CONSTANT, EVERYBODY, OURS, Figure, Findings
 from metavoxel.evaluate.looks import REAL
 from metavoxel.evaluate.requests import Sample, compare_curves, linear_fit, match, train_on_drawn
 from metavoxel.loading import Progress
@@ -13,91 +16,155 @@ from metavoxel.page import Picture, Section, Table
 
 SECTION = "requests"
 TRAINED = "trained on"
-SD_95 = 1.96
 STAGES = 3
 """Of the work: a judge is fitted, scans are read, others are fitted to drawn scans and to both."""
-SIZE, CURVES = "head_ml", ("brain_ml", "ventricles_ml", "grey_ml", "white_ml")
+VERDICTS = {-1: "harder to read", 1: "easier to read, so too typical", 0: "as easy to read, within chance"}
+SIZE, CURVES = "head_ml", ("brain_ml", "ventricles_ml", "grey_ml", "white_ml", "csf_ml")
+WRONG_WAY, TOO_LITTLE, TOO_MUCH = "the wrong way", "too little", "too much"
+AS_REAL, UNCERTAIN = "as real ones do, within chance", "by an amount that is not certain"
 
 
 def matches(
-    image: str, names: Sequence[str], drawn: Sample, real: Sample, training: Sample, progress: Progress
+    image: str, names: Sequence[str], drawn: Sample, real: Sample, training: Sample, seed: int, progress: Progress
 ) -> Iterator[Figure]:
-    """metric "age: mae" and so on: what a predictor trained on real training scans reads off drawn ones, beside real ones;
-    metric "age: mae, trained on drawn": what one trained on drawn, real or both scans knows of real people in the test."""
+    """metric "age: mae" and so on: what a predictor trained on real training scans reads off drawn ones, beside real ones
+    and what a constant tells of real people; metric "age: mae, trained on drawn": what one trained on drawn, real or both
+    scans knows of real people in the test."""
     progress(0, STAGES)
     judge = linear_fit(training, names)
     progress(1, STAGES)
-    for row in match(judge, drawn, real, names).to_dict("records"):
-        for who, key in ((OURS, "drawn"), (REAL, "real")):
-            yield Figure(SECTION, image, f"{row['variable']}: {row['metric']}", float(row[key]), who)
+    for row in match(judge, drawn, real, names, seed).to_dict("records"):
+        yield _figure(image, row, f"{row['variable']}: {row['metric']}", OURS if row["of"] == "drawn" else REAL)
     progress(2, STAGES)
-    for row in train_on_drawn(judge, drawn, training, real, names).to_dict("records"):
-        metric = f"{row['variable']}: {row['metric']}, {TRAINED} {row['training']}"
-        yield Figure(SECTION, image, metric, float(row["value"]))
+    for row in train_on_drawn(judge, drawn, training, real, names, seed).to_dict("records"):
+        metric, alone = f"{row['variable']}: {row['metric']}", row["training"] == CONSTANT
+        own = metric if alone else f"{metric}, {TRAINED} {row['training']}"
+        yield _figure(image, row, own, CONSTANT if alone else OURS)
     progress(STAGES, STAGES)
 
 
+def _figure(image: str, row: Mapping[Any, Any], metric: str, who: str) -> Figure:
+    return Figure(SECTION, image, metric, row["value"], who, low=row["low"], high=row["high"])
+
+
 def curves(image: str, drawn: pd.DataFrame, real: pd.DataFrame, seed: int) -> Iterator[Figure]:
-    """metric "brain_ml: slope_ratio" and so on, at equal head size, see `requests.compare_curves`; drawn, real: volumes
-    with age and sex."""
+    """metric "brain_ml: slope_ratio" and so on, at equal head size, see `requests.compare_curves`; "brain_ml: wasserstein"
+    of each group "sex = F", beside that of real scans shuffled with them. drawn, real: volumes with age and sex."""
     group = "sex" if "sex" in drawn else None
-    for row in compare_curves(drawn, real, CURVES, group, SIZE, seed).to_dict("records"):
+    parts = [compare_curves(drawn, real, names, group, size, seed) for names, size in ((CURVES, SIZE), ((SIZE,), None))]
+    for row in pd.concat(parts, ignore_index=True).to_dict("records"):
         name, n = row["volume"], int(row["n_drawn"])
-        if abs(row["slope_real"]) > 2 * row["se_real"]:  # what does not change with age has no ratio of slopes
-            value, chance = float(row["slope_ratio"]), SD_95 * float(row["se_ratio"])
-            yield Figure(SECTION, image, f"{name}: slope_ratio", value, low=value - chance, high=value + chance, n=n)
+        if np.isfinite(row["ratio_low"]):  # what does not surely change with age has no ratio of slopes
+            low, high = float(row["ratio_low"]), float(row["ratio_high"])
+            yield Figure(SECTION, image, f"{name}: slope_ratio", float(row["slope_ratio"]), low=low, high=high, n=n)
         yield Figure(SECTION, image, f"{name}: spread_ratio", float(row["spread_ratio"]), n=n)
+        for key in map(str, row):
+            if key.startswith("wasserstein_") and not np.isnan(row[key]):
+                level = key.removeprefix("wasserstein_")
+                for who, value in ((OURS, row[key]), (REAL, row[f"chance_{level}"])):
+                    yield Figure(SECTION, image, f"{name}: wasserstein", float(value), who, group=f"{group} = {level}")
 
 
 def reading_section(findings: Findings, image: str) -> Section:
-    """Of what `matches` found."""
-    drawn, real, by = _figures(findings, image, OURS), _figures(findings, image, REAL), ("drawn", "both")
-    said, rows = [], []
+    """Of what `matches` found. A fact that is easier to read from drawn scans than from real ones is as much of a fault as
+    one that is harder: such scans are what is usual for it, and nothing of what people of one kind differ in."""
+    drawn, real, nothing = (_figures(findings, image, who) for who in (OURS, REAL, CONSTANT))
+    told: dict[str, list[tuple[int, str]]] = {}
+    rows = []
     for metric in real:
         name, score = metric.split(": ")
-        learnt = [drawn[f"{metric}, {TRAINED} {kind}"].value for kind in by]
-        rows.append((metric.replace("_", " "), *(f"{x:.3g}" for x in (drawn[metric].value, real[metric].value, *learnt))))
-        if score in ("mae", "accuracy"):
-            one, other = (f"{x:.0%} right" if score == "accuracy" else f"with an error of {x:.3g}"
-                          for x in (drawn[metric].value, real[metric].value))  # fmt: skip
-            said.append(f"{name} {one} (from real ones {other})")
+        one, other, constant = drawn[metric], real[metric], nothing[metric]
+        learnt = (drawn[f"{metric}, {TRAINED} {kind}"] for kind in ("drawn", "both"))
+        rows.append((metric.replace("_", " "), *(_in_brackets(figure) for figure in (one, other, *learnt, constant))))
+        sign = _sign(one, other) * (-1 if score == "mae" else 1)
+        told.setdefault(name, []).append((sign, f"{score} {one.value:.3g} against {other.value:.3g}"))
+    said: dict[str, list[str]] = {}
+    for name, own in told.items():
+        signs = [sign for sign, _ in own]
+        sign = -1 if -1 in signs else max(signs)
+        shown = next(words for each, words in own if each == sign)
+        said.setdefault(VERDICTS[sign], []).append(f"{name} ({shown})")
+    verdicts = _in_order(said, tuple(VERDICTS.values()))
     return Section(
-        f"Do drawn {image} scans show what was asked for?", f"Read from drawn scans: {'; '.join(said)}.",
-        table=Table(("", "from drawn scans", "from real ones", *(f"{TRAINED} {kind}" for kind in by)), rows),
-        note="Read by ridge and logistic regression on the principal components of real training scans. Trained on drawn, "
-        "or on both: by such predictors of drawn scans, or of drawn and real ones, asked about real people.",
+        f"Do drawn {image} scans show what was asked for?", f"Drawn scans, read beside real ones, are {verdicts}.",
+        table=Table(("trained on, asked about", "real, drawn scans", "real, real scans", "drawn, real scans",
+                     "drawn and real, real scans", "constant, real scans"), rows),
+        note="Read by ridge and logistic regression on the principal components of scans. Brackets: 95 % intervals over "
+        "people; drawn and real ones differ where the interval of their difference leaves out 0 (Zou and Donner 2008).",
     )  # fmt: skip
+
+
+def _in_order(said: Mapping[str, Sequence[str]], verdicts: Sequence[str]) -> str:
+    """said: verdict -> of what."""
+    return "; ".join(f"{verdict}: {', '.join(said[verdict])}" for verdict in verdicts if verdict in said)
+
+
+def _in_brackets(figure: Figure) -> str:
+    if math.isnan(figure.value):
+        return "-"
+    known = figure.low is not None and figure.high is not None and not math.isnan(figure.low)
+    return f"{figure.value:.3g}" + (f" [{figure.low:.3g}, {figure.high:.3g}]" if known else "")
+
+
+def _sign(one: Figure, other: Figure) -> int:
+    """1: `one` is surely above `other`; -1: below; 0: not sure, of estimates taken as independent. The interval of the
+    difference is made from the intervals of both."""
+    if None in (one.low, one.high, other.low, other.high):
+        return 0
+    apart = one.value - other.value
+    below = math.hypot(one.value - one.low, other.high - other.value)  # type: ignore[operator]
+    above = math.hypot(one.high - one.value, other.value - other.low)  # type: ignore[operator]
+    return int(apart > below) - int(-apart > above)
 
 
 def ageing_section(findings: Findings, image: str, drawn: pd.DataFrame, real: pd.DataFrame) -> Section:
     """Of what `curves` found. drawn, real: volumes with age, for the picture."""
     found = _figures(findings, image, OURS)
+    apart = {(f.metric, f.group, f.who): f.value for f in findings.figures
+             if (f.section, f.variable) == (SECTION, image) and f.metric.endswith(": wasserstein")}  # fmt: skip
+    groups = list(dict.fromkeys(group for _, group, _ in apart))
     said: dict[str, list[str]] = {}
     rows, panels = [], []
-    for name in CURVES:
+    for name in (*CURVES, SIZE):
         words, spread, slope = name.removesuffix("_ml"), found[f"{name}: spread_ratio"], found.get(f"{name}: slope_ratio")
         interval = "-"
         if slope is not None and slope.low is not None and slope.high is not None:
             interval = f"{slope.value:.2f} [{slope.low:.2f}, {slope.high:.2f}]"
-            verdict = "too little" if slope.high < 1 else "too much" if slope.low > 1 else "as real ones do, within chance"
-            said.setdefault(verdict, []).append(f"{words} {interval}")
-        rows.append((words, interval, f"{spread.value:.2f}"))
+            said.setdefault(_verdict(slope.low, slope.high), []).append(f"{words} {interval}")
+        metric = f"{name}: wasserstein"
+        distances = (f"{apart[metric, group, OURS]:.2f} ({apart[metric, group, REAL]:.2f})"
+                     if (metric, group, OURS) in apart else "-" for group in groups)  # fmt: skip
+        rows.append((words, interval, f"{spread.value:.2f}", *distances))
         if name in CURVES[:2]:
             volumes = {who: (table["age"].to_numpy(float), table[name].to_numpy(float))
                        for who, table in (("real", real), ("drawn", drawn))}  # fmt: skip
             png = plots.curves(words, "age", f"{words}, ml", volumes)
             panels.append(Picture(png, f"{words} volume over age, real and drawn"))
-    verdicts = "; ".join(f"{verdict}: {', '.join(names)}" for verdict, names in said.items())
+    verdicts = _in_order(said, (WRONG_WAY, TOO_LITTLE, TOO_MUCH, AS_REAL, UNCERTAIN))
     return Section(
         f"Do drawn {image} scans age as real ones do?",
         f"Drawn volumes change with age {verdicts} (1: as much as real ones)." if said else "No volume of real scans "
-        "changes with age by two standard errors, so there is nothing to follow.",
-        panels, Table(("volume", "change with age, times real", "spread, times real"), rows),
-        note="At equal head size; 1 is right. Brackets: 95 % intervals. Where real volumes change with age by less than "
-        "two standard errors, there is no ratio.",
+        "surely changes with age, so there is nothing to follow.",
+        panels, Table(("volume", "change with age, times real", "spread, times real",
+                       *(f"distance, {group}" for group in groups)), rows),
+        note="At equal head size, but for the head itself; 1 is right. Square brackets: 95 % intervals. Where real volumes "
+        "do not surely change with age, there is no ratio. Distance: Wasserstein, in sds of the real volumes; in round "
+        "brackets what chance leaves.",
     )  # fmt: skip
 
 
+def _verdict(low: float, high: float) -> str:
+    """Of drawn volumes' change with age, which is between `low` and `high` times that of real ones."""
+    if high < 0:
+        return WRONG_WAY
+    if low > 1:
+        return TOO_MUCH
+    if high < 1:
+        return TOO_LITTLE
+    return UNCERTAIN if low < 0 else AS_REAL
+
+
 def _figures(findings: Findings, image: str, who: str) -> dict[str, Figure]:
-    """This chapter's, by metric."""
-    return {f.metric: f for f in findings.figures if (f.section, f.variable, f.who) == (SECTION, image, who)}
+    """This chapter's about everybody, by metric."""
+    wanted = (SECTION, image, who, EVERYBODY)
+    return {f.metric: f for f in findings.figures if (f.section, f.variable, f.who, f.group) == wanted}

@@ -3,20 +3,21 @@ age, and by what a predictor trained on drawn scans knows of real ones."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
 from scipy.stats import wasserstein_distance
 from sklearn.decomposition import IncrementalPCA
 from sklearn.linear_model import LogisticRegression, RidgeCV
-from sklearn.metrics import balanced_accuracy_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import gen_batches
 
 from metavoxel.errors import MetavoxelError
-from metavoxel.evaluate.scores import number_scores
+from metavoxel.evaluate.figures import CONSTANT
+from metavoxel.evaluate.scores import bootstrap, number_scores
 
 Sample = tuple[np.ndarray, pd.DataFrame]
 """Scans (n, *shape) and the facts beside them, n rows."""
@@ -27,6 +28,22 @@ Fit = Callable[[Sample, Sequence[str]], Predictor]
 
 COMPONENTS, BATCH = 100, 256
 SHUFFLES = 50
+LEAST_KNOWN = 2
+SD_95 = 1.96
+PERSON = "participant_id"
+
+
+def unreadable(facts: Mapping[str, pd.DataFrame], names: Sequence[str]) -> dict[str, str]:
+    """Which of the facts cannot be learnt or judged, and why: name -> reason. facts: of each sample, by its people."""
+    reasons = {}
+    for name in names:
+        for whose, table in facts.items():
+            known = table[name].dropna()
+            if len(known) < LEAST_KNOWN:
+                reasons[name] = f"known of {len(known)} of the {whose}, at least {LEAST_KNOWN} are needed"
+            elif not pd.api.types.is_numeric_dtype(known) and (known == known.iloc[0]).all():
+                reasons[name] = f"all of the {whose} are {known.iloc[0]}"
+    return reasons
 
 
 def linear_fit(sample: Sample, names: Sequence[str]) -> Predictor:
@@ -60,45 +77,62 @@ def linear_fit(sample: Sample, names: Sequence[str]) -> Predictor:
     return predict
 
 
-def agreement(truth: pd.Series, said: np.ndarray) -> dict[str, float]:
+def agreement(truth: np.ndarray, said: np.ndarray) -> dict[str, float]:
     """Of a number: mae, r; of a class: accuracy (the recognised share), balanced_accuracy. NaN where r has no meaning."""
-    if pd.api.types.is_numeric_dtype(truth):
-        scores = number_scores(truth.to_numpy(float), np.asarray(said, dtype=float))
+    if np.issubdtype(truth.dtype, np.number):
+        scores = number_scores(truth.astype(float), np.asarray(said, dtype=float))
         return {name: scores[name] for name in ("mae", "r")}
-    levels, recognised = truth.to_numpy(str), np.asarray(said, dtype=str)
-    return {
-        "accuracy": float((levels == recognised).mean()),
-        "balanced_accuracy": float(balanced_accuracy_score(levels, recognised)),
-    }
+    hits, (levels, found) = truth == said, np.unique(truth, return_inverse=True)
+    shares = np.bincount(found, hits, len(levels)) / np.bincount(found)
+    return {"accuracy": float(hits.mean()), "balanced_accuracy": float(shares.mean())}
 
 
-def match(judge: Predictor, drawn: Sample, real: Sample, names: Sequence[str]) -> pd.DataFrame:
+def match(judge: Predictor, drawn: Sample, real: Sample, names: Sequence[str], seed: int = 0) -> pd.DataFrame:
     """How well each fact is read off the scans drawn for it, beside real scans of people with that fact, which set the bar.
 
-    judge: has seen neither. Rows variable, metric, drawn, real, as `agreement` names them.
+    judge: has seen neither. Rows variable, metric, of (drawn, real), value, low, high: metrics as `agreement` names them,
+    with 95 % intervals over people (column participant_id of the facts; without it, each scan is of another person).
     """
-    of_drawn, of_real = (_scores(judge, sample, names) for sample in (drawn, real))
-    return pd.DataFrame([{"variable": name, "metric": key, "drawn": x, "real": of_real[name][key]}
-                         for name in names for key, x in of_drawn[name].items()])  # fmt: skip
+    return _rows({"drawn": (judge, drawn), "real": (judge, real)}, "of", names, seed)
 
 
 def train_on_drawn(
-    judge: Predictor, drawn: Sample, real: Sample, test: Sample, names: Sequence[str], fit: Fit = linear_fit
+    judge: Predictor, drawn: Sample, real: Sample, test: Sample, names: Sequence[str], seed: int = 0, fit: Fit = linear_fit
 ) -> pd.DataFrame:
     """What predictors of each variable know of real `test` scans: `judge`, which was fitted to the `real` ones, and others
-    that `fit` makes of drawn and of both. Rows variable, training (real, drawn, both), metric, value."""
+    that `fit` makes of drawn and of both, and a constant. Rows variable, metric, training (real, drawn, both, constant),
+    value, low, high."""
     both = np.concatenate([real[0], drawn[0]]), pd.concat([real[1], drawn[1]], ignore_index=True)
-    judges = {"real": judge, "drawn": fit(drawn, names), "both": fit(both, names)}
-    scores = {training: _scores(predictor, test, names) for training, predictor in judges.items()}
-    rows = [{"variable": name, "training": training, "metric": key, "value": x}
-            for name in names for training, told in scores.items() for key, x in told[name].items()]  # fmt: skip
+    judges = {"real": judge, "drawn": fit(drawn, names), "both": fit(both, names), CONSTANT: constant(real, names)}
+    return _rows({training: (own, test) for training, own in judges.items()}, "training", names, seed)
+
+
+def constant(sample: Sample, names: Sequence[str]) -> Predictor:
+    """Says the same of every scan: the sample's mean, or its most frequent level."""
+    known = {name: pd.Series(_known(sample, name)[1]) for name in names}
+    told = {name: values.mean() if pd.api.types.is_numeric_dtype(values) else values.mode().iloc[0]
+            for name, values in known.items()}  # fmt: skip
+    return lambda scans: pd.DataFrame(told, index=range(len(scans)))
+
+
+def _rows(asked: Mapping[str, tuple[Predictor, Sample]], key: str, names: Sequence[str], seed: int) -> pd.DataFrame:
+    """asked: who judges what, by its name in the column `key`."""
+    rows = []
+    for of, (judge, sample) in asked.items():
+        said = judge(sample[0])
+        for name in names:
+            known, truth = _known(sample, name)
+            told, facts = said[name].to_numpy()[known], sample[1]
+            if not np.issubdtype(truth.dtype, np.number):  # as fixed-width words, which are quick to compare
+                truth, told = truth.astype(str), told.astype(str)
+            people = (facts[PERSON].to_numpy() if PERSON in facts else np.arange(len(facts)))[known]
+            found = bootstrap(partial(_agreement_of, truth, told), people, seed=seed)
+            rows += [{"variable": name, "metric": metric, key: of, **each._asdict()} for metric, each in found.items()]
     return pd.DataFrame(rows)
 
 
-def _scores(judge: Predictor, sample: Sample, names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Of every variable, over the rows where it is known."""
-    known, said = {name: _known(sample, name) for name in names}, judge(sample[0])
-    return {name: agreement(pd.Series(truth), said[name].to_numpy()[rows]) for name, (rows, truth) in known.items()}
+def _agreement_of(truth: np.ndarray, told: np.ndarray, rows: np.ndarray) -> dict[str, float]:
+    return agreement(truth[rows], told[rows])
 
 
 def _known(sample: Sample, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -109,8 +143,8 @@ def _known(sample: Sample, name: str) -> tuple[np.ndarray, np.ndarray]:
     if len(scans) != len(facts):
         raise MetavoxelError(f"{len(scans)} scans with {len(facts)} rows of facts; give a row a scan")
     rows = np.flatnonzero(facts[name].notna())
-    if len(rows) < 2:
-        raise MetavoxelError(f"{name}: known of {len(rows)} scans; at least 2 are needed")
+    if len(rows) < LEAST_KNOWN:
+        raise MetavoxelError(f"{name}: known of {len(rows)} scans; at least {LEAST_KNOWN} are needed")
     return rows, facts[name].to_numpy()[rows]
 
 
@@ -122,8 +156,9 @@ def compare_curves(
 
     drawn, real: columns age, `group`, `size` and `volumes` (positive; rows with gaps are left out). The line is least
     squares of log volume on age and group, and where a size of heads is named on its log: heads differ more from each other
-    than brains do with age. slope_drawn, slope_real, slope_ratio, their standard errors (se_...); spread_ratio: of the
-    sds about the line; for each level of `group`, wasserstein_LEVEL: distance between the volumes in sds of the real ones,
+    than brains do with age. slope_drawn, slope_real, slope_ratio, their standard errors (se_...); ratio_low, ratio_high:
+    the 95 % interval of the ratio (Fieller 1954), endless where the real slope may be 0; spread_ratio: of the sds about the
+    line; for each level of `group`, wasserstein_LEVEL: distance between the volumes in sds of the real ones,
     and chance_LEVEL: its mean when drawn and real are shuffled, the floor.
     """
     wanted = ["age", *([group] if group else []), *([size] if size else []), *volumes]
@@ -139,9 +174,11 @@ def compare_curves(
             _line(table, name, group, levels, size) for table in tables
         )
         ratio = slope / true_slope
+        low, high = _fieller(slope, error, true_slope, true_error)
         row = {
             "volume": name, "n_drawn": len(tables[0]), "n_real": len(tables[1]), "slope_drawn": slope, "se_drawn": error,
             "slope_real": true_slope, "se_real": true_error, "slope_ratio": ratio,
+            "ratio_low": low, "ratio_high": high,
             "se_ratio": float(np.hypot(error, ratio * true_error) / abs(true_slope)), "spread_ratio": spread / true_spread,
         }  # fmt: skip
         for level in levels:
@@ -149,6 +186,17 @@ def compare_curves(
             row |= dict(zip((f"wasserstein_{level}", f"chance_{level}"), _distance(made, found, rng), strict=True))
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _fieller(over: float, over_error: float, under: float, under_error: float) -> tuple[float, float]:
+    """Ends of the 95 % interval of a ratio of independent estimates: all r for which over - r under may be 0. One of plus
+    and minus two standard errors is too narrow, and lies wrong, where `under` is little more than its error."""
+    curvature = under**2 - (SD_95 * under_error) ** 2
+    if curvature <= 0:
+        return -np.inf, np.inf
+    middle = over * under / curvature
+    half = np.sqrt(max(middle**2 - (over**2 - (SD_95 * over_error) ** 2) / curvature, 0.0))
+    return float(middle - half), float(middle + half)
 
 
 def _line(

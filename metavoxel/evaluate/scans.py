@@ -12,8 +12,9 @@ from metavoxel.evaluate.anatomy import Ruler
 from metavoxel.evaluate.drawing import draw_scans
 from metavoxel.evaluate.evaluation import Evaluation
 from metavoxel.evaluate.features import medicalnet, radimagenet, trained
-from metavoxel.evaluate.looks import Gallery, See, as_voxels, copies, copies_section, copy_figures, images, images_section
+from metavoxel.evaluate.looks import Gallery, See, Space, as_voxels, copies_section, images_section, look
 from metavoxel.evaluate.matching import ageing_section, curves, matches, reading_section
+from metavoxel.evaluate.requests import unreadable
 from metavoxel.evaluate.variants import as_known
 from metavoxel.files import checksum
 from metavoxel.loading import load_images
@@ -27,7 +28,7 @@ MOST_TRAINING = 2000
 DENSENET = "densenet/network-1.safetensors"
 DRAWING = ("image-only", "paper", "continuous-sex")
 """The baselines that draw scans."""
-Spaces = Mapping[str, See]
+Spaces = Mapping[str, Space]
 
 
 def image_sections(run: Evaluation, spaces: Mapping[str, Spaces]) -> Iterator[Section]:
@@ -37,6 +38,8 @@ def image_sections(run: Evaluation, spaces: Mapping[str, Spaces]) -> Iterator[Se
     if not spaces:
         return
     drawn, rows = _draw(run, [side.model for side in run.sides], "drawn")
+    networks: dict[str, object] = {}
+    found.about = {**found.about, "features": networks}
     for image in model.schema.images:
         gallery = _gallery(run, image, drawn[image.name], rows)
         if not gallery.enough:
@@ -45,13 +48,14 @@ def image_sections(run: Evaluation, spaces: Mapping[str, Spaces]) -> Iterator[Se
         own, others = spaces[image.name], _beside(run, image)
         _measure(run, image, gallery, others)
         with one_bar(f"comparing {image.name}", run.quiet) as report:
-            found.add(images(gallery, own, seed, others, report))
-        yield images_section(found, gallery, list(own), [v.name for v in model.schema.scalars])
-        with one_bar(f"copies of {image.name}", run.quiet) as report:
-            audits = copies(gallery, own, seed, report)
-        if audits:
-            found.add(copy_figures(image.name, audits))
-            yield copies_section(gallery, audits)
+            looked = look(gallery, own, seed, others, report)
+        found.add(looked.figures)
+        found.left_out += looked.left_out
+        networks[image.name] = {name: space.record for name, space in own.items() if space.networks}
+        if looked.figures:
+            yield images_section(found, gallery, own, [v.name for v in model.schema.scalars])
+        if looked.audits:
+            yield copies_section(gallery, looked.audits, own)
         yield from _matching(run, image, gallery)
 
 
@@ -85,14 +89,20 @@ def _draw(
 def _matching(run: Evaluation, image: Image, gallery: Gallery) -> Iterator[Section]:
     """What was asked for against what is seen: by predictors where training people are known, and by volumes over age."""
     names = [v.name for v in run.model.schema.scalars if v.name in gallery.real_rows]
-    drawn, real = (gallery.made, gallery.made_rows[names]), (gallery.real, gallery.real_rows[names])
+    columns = ["participant_id", *names]
+    drawn, real = (gallery.made, gallery.made_rows[columns]), (gallery.real, gallery.real_rows[columns])
     found = run.findings
     if gallery.training is not None and gallery.training_rows is not None:
         told = [name for name in names if name in gallery.training_rows]
+        people = {"drawn people": gallery.made_rows, "test's people": gallery.real_rows,
+                  "training people": gallery.training_rows}  # fmt: skip
+        lacking = unreadable(people, told)
+        found.left_out += [f"{name} read from drawn {image.name} scans: {why}." for name, why in lacking.items()]
+        told = [name for name in told if name not in lacking]
         if told:
             with one_bar(f"reading drawn {image.name}", run.quiet) as report:
-                training = gallery.training, gallery.training_rows[told]
-                found.add(matches(image.name, told, drawn, real, training, report))
+                training = gallery.training, gallery.training_rows[["participant_id", *told]]
+                found.add(matches(image.name, told, drawn, real, training, run.options.seed, report))
             yield reading_section(found, image.name)
     if "age" in names and image.name in run.rulers:
         measure = run.rulers[image.name]
@@ -151,17 +161,19 @@ def spaces_of(run: Evaluation) -> dict[str, Spaces]:
 
 def _spaces(run: Evaluation, image: Image) -> Spaces:
     """Voxels and, where they can be had, tissue volumes and networks' features."""
-    spaces: dict[str, See] = {"voxels": as_voxels}
+    spaces = {"voxels": Space(as_voxels)}
     if image.name in run.rulers:
-        spaces["anatomy"] = partial(_anatomy, run.rulers[image.name])
+        spaces["anatomy"] = Space(partial(_anatomy, run.rulers[image.name]), measures=True)
     options = run.options
-    networks = [side.baselines / DENSENET for side in run.sides if side.baselines is not None]
-    if networks and all(network.is_file() for network in networks):
-        spaces["densenet"] = partial(_by_each, [trained(network).features for network in networks])
-    if options.radimagenet is not None:
-        spaces["radimagenet"] = radimagenet(options.radimagenet).features
-    if options.medicalnet is not None:
-        spaces["medicalnet"] = medicalnet(options.medicalnet).features
+    files = [side.baselines / DENSENET for side in run.sides if side.baselines is not None]
+    if files and all(file.is_file() for file in files):
+        networks = [trained(file) for file in files]
+        spaces["densenet"] = Space(partial(_by_each, [network.features for network in networks]), networks=networks)
+    for name, file, network_of in (("radimagenet", options.radimagenet, radimagenet),
+                                   ("medicalnet", options.medicalnet, medicalnet)):  # fmt: skip
+        if file is not None:
+            network = network_of(file)
+            spaces[name] = Space(network.features, networks=[network])
     return spaces
 
 

@@ -1,8 +1,11 @@
 """Whether drawn scans are like real ones, from their features (scans, features): every figure beside what as many other
-real scans score, since none of them is 0 for finite samples, and none has a meaning without that floor."""
+real scans score, since none of them is 0 for finite samples, and none has a meaning without that floor.
+
+Where a scan has several rows (slices), they follow one another: `each` is how many, and errors are over scans.
+"""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -23,6 +26,7 @@ PAIRS = 1 << 22
 """Whose kernel is in memory at a time."""
 MANIFOLD_NEIGHBOURS, COVERAGE_NEIGHBOURS = 3, 5
 """As in Kynkaanniemi et al. (2019) and in Naeem et al. (2020)."""
+PERMUTATIONS = 999
 LEAST_SCANS = COVERAGE_NEIGHBOURS + 1
 WIDTH_ROWS = 2000
 WINDOW = 11
@@ -47,21 +51,56 @@ def frechet(x: np.ndarray, y: np.ndarray) -> float:
     tr sqrt(S_x S_y) is the sum of the singular values of A B^T, where S_x = A^T A and S_y = B^T B: exact for singular
     covariances too (n < d), where the square root of the product is not.
     """
-    x, y = (z.astype(float) for z in comparable(x, y))
-    a, b = _root(x), _root(y)
-    cross = np.linalg.svd(a @ b.T, compute_uv=False).sum()
-    return float(((x.mean(0) - y.mean(0)) ** 2).sum() + (a**2).sum() + (b**2).sum() - 2 * cross)
+    return _frechet(*(z.astype(float) for z in comparable(x, y)))
 
 
-def kid(x: np.ndarray, y: np.ndarray, seed: int = 0) -> Estimate:
+def fid(x: np.ndarray, y: np.ndarray, seed: int = 0, each: int = 1) -> Estimate:
+    """`frechet`, with an error by leaving out one block of scans at a time. No bootstrap: scans that are drawn twice say
+    less than as many different ones, so each repeat would be biased more than the value is. Parts that leave out a block
+    are as large as one another, and biased alike."""
+    x, y = _on_fewer_axes(*comparable(x, y))
+    of_x, of_y = _blocks(len(x), len(y), each, seed)
+    without = np.array([_frechet(x[of_x != block], y[of_y != block]) for block in range(of_x.max() + 1)])
+    return Estimate(_frechet(x, y), _jackknife(without))
+
+
+def kid(x: np.ndarray, y: np.ndarray, seed: int = 0, each: int = 1) -> Estimate:
     """Kernel inception distance (Binkowski et al. 2018): squared maximum mean discrepancy for the kernel (x . y / d + 1)^3,
     unbiased, over all pairs."""
-    return _discrepancy(x, y, partial(polynomial_kernel, degree=3, coef0=1), seed)
+    return _discrepancy(x, y, partial(polynomial_kernel, degree=3, coef0=1), seed, each)
 
 
-def mmd(x: np.ndarray, y: np.ndarray, width: float, seed: int = 0) -> Estimate:
+def mmd(x: np.ndarray, y: np.ndarray, width: float, seed: int = 0, each: int = 1) -> Estimate:
     """Squared maximum mean discrepancy, unbiased (Gretton et al. 2012), for the kernel exp(-|x - y|^2 / 2 width^2)."""
-    return _discrepancy(x, y, partial(rbf_kernel, gamma=1 / (2 * width**2)), seed)
+    return _discrepancy(x, y, partial(rbf_kernel, gamma=1 / (2 * width**2)), seed, each)
+
+
+def told_apart(x: np.ndarray, y: np.ndarray, seed: int = 0) -> float:
+    """p of `mmd`: how often two sets that are mixed at random are as far apart as x (n, d) and y (m, d), a row a scan.
+    One-sided, and valid for any n: where sets are of one law, `mmd` is far from normal and its error no guide. Of random
+    2,000 rows of each if there are more; the width is y's median distance."""
+    x, y = comparable(x, y)
+    rng = np.random.default_rng(seed)
+    x, y = (z if len(z) <= WIDTH_ROWS else z[np.sort(rng.permutation(len(z))[:WIDTH_ROWS])] for z in (x, y))
+    n, m = len(x), len(y)
+    kernel = rbf_kernel(np.concatenate([x, y]), gamma=1 / (2 * median_distance(y, seed) ** 2))
+    np.fill_diagonal(kernel, 0)
+    in_x = np.repeat([1.0, 0.0], [n, m])
+    mixed = np.stack([in_x, *(rng.permutation(in_x) for _ in range(PERMUTATIONS))], axis=1)
+    within_x, of_x = (mixed * (kernel @ mixed)).sum(0), kernel.sum(0) @ mixed
+    between = of_x - within_x
+    within_y = kernel.sum() - of_x - between
+    found = within_x / (n * (n - 1)) + within_y / (m * (m - 1)) - 2 * between / (n * m)
+    return float((found >= found[0] - np.finfo(float).eps).mean())
+
+
+def holm(p: Mapping[str, float]) -> dict[str, float]:
+    """The same, corrected for as many tests (Holm 1979)."""
+    found, largest = {}, 0.0
+    for rank, name in enumerate(sorted(p, key=lambda name: p[name])):
+        largest = max(largest, min(1.0, (len(p) - rank) * p[name]))
+        found[name] = largest
+    return {name: found[name] for name in p}
 
 
 def median_distance(x: np.ndarray, seed: int = 0) -> float:
@@ -128,42 +167,39 @@ def likeness(scans: Sequence[np.ndarray], pairs: int = 100, seed: int = 0) -> Es
     return Estimate(float(np.mean(found)), float(np.std(found) / math.sqrt(len(found))))
 
 
-def distances(made: np.ndarray, real: np.ndarray, width: float | None = None, seed: int = 0) -> dict[str, float]:
+def distances(
+    made: np.ndarray, real: np.ndarray, width: float | None = None, seed: int = 0, each: int = 1
+) -> dict[str, float]:
     """Features made (n, d) against real (m, d): fid, kid and mmd with their errors, what `manifold` says, and wasserstein,
-    the mean over features in sd of the real ones. width: of `mmd`; default real's median distance."""
-    kernel, gauss = kid(made, real, seed), mmd(made, real, width or median_distance(real, seed), seed)
-    spread = np.std(real, 0)
-    moved = wasserstein(made, real)[spread > 0] / spread[spread > 0]
+    the mean over features over the mean sd of the real ones: features that hardly differ between people, such as voxels of
+    the background, count for as little as they do in the scans. width: of `mmd`; default real's median distance."""
+    normal, kernel = fid(made, real, seed, each), kid(made, real, seed, each)
+    gauss = mmd(made, real, width or median_distance(real, seed), seed, each)
     return {
-        "fid": frechet(made, real),
+        "fid": normal.value, "fid_error": normal.error,
         "kid": kernel.value, "kid_error": kernel.error, "mmd": gauss.value, "mmd_error": gauss.error,
         **manifold(made, real),
-        "wasserstein": float(moved.mean()),
+        "wasserstein": float(wasserstein(made, real).sum() / np.std(real, 0, dtype=float).sum()),
     }  # fmt: skip
 
 
-def against_floor(
-    made: np.ndarray,
-    real: np.ndarray,
-    other: np.ndarray,
-    scans: tuple[Sequence[np.ndarray], Sequence[np.ndarray]] | None = None,
-    seed: int = 0,
+def all_distances(
+    sets: Mapping[str, np.ndarray], real: np.ndarray, seed: int = 0, each: int = 1
 ) -> dict[str, dict[str, float]]:
-    """"made": `distances` of generated scans from real ones; "floor": of `other` real scans, of other people, as many.
-
-    Features (n, d). The larger of `made` and `other` is cut at random to the size of the smaller, since the figures
-    depend on it. scans: the generated and the other real scans themselves, whose `likeness` is then told as ms_ssim.
-    """
-    rng, size = np.random.default_rng(seed), min(len(made), len(other))
+    """`distances` from real (m, d) of every set (n, d) of scans, cut at random to the size of the smallest, since the
+    figures depend on it. One of the sets is the floor: other real scans, of other people."""
+    rng, scans = np.random.default_rng(seed), min(map(len, sets.values())) // each
     width = median_distance(real, seed)
     found = {}
-    for name, features in (("made", made), ("floor", other)):
-        some = np.sort(rng.permutation(len(features))[:size])
-        found[name] = distances(np.asarray(features)[some], real, width, seed)
-    if scans is not None:
-        for name, shown in zip(found, scans):
-            found[name]["ms_ssim"], found[name]["ms_ssim_error"] = likeness(shown, seed=seed)
+    for name, features in sets.items():
+        some = np.sort(rng.permutation(len(features) // each)[:scans])
+        found[name] = distances(rows_of(features, some, each), real, width, seed, each)
     return found
+
+
+def rows_of(features: np.ndarray, scans: np.ndarray, each: int) -> np.ndarray:
+    """The rows (n each, d) of some of the scans (n,)."""
+    return np.asarray(features).reshape(-1, each, features.shape[-1])[scans].reshape(-1, features.shape[-1])
 
 
 def comparable(made: np.ndarray, *real: np.ndarray) -> list[np.ndarray]:
@@ -188,6 +224,36 @@ def features_of(x: np.ndarray, what: str) -> np.ndarray:
     return x
 
 
+def _frechet(x: np.ndarray, y: np.ndarray) -> float:
+    a, b = _root(x), _root(y)
+    cross = np.linalg.svd(a @ b.T, compute_uv=False).sum()
+    return float(((x.mean(0) - y.mean(0)) ** 2).sum() + (a**2).sum() + (b**2).sum() - 2 * cross)
+
+
+def _on_fewer_axes(x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
+    """The same rows turned onto as many axes as there are rows, if there are fewer of these than features."""
+    n, both = len(x), np.concatenate([x, y]).astype(float)
+    if len(both) >= both.shape[1]:
+        return [both[:n], both[n:]]
+    both -= both.mean(0)
+    strength, axes = np.linalg.eigh(both @ both.T)
+    turned = axes * np.sqrt(strength.clip(0))
+    return [turned[:n], turned[n:]]
+
+
+def _blocks(n: int, m: int, each: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(n,), (m,): which block each row is in; a scan's rows are in one."""
+    scans = n // each, m // each
+    rng, blocks = np.random.default_rng(seed), min(BLOCKS, *(count // 2 for count in scans))
+    of_x, of_y = (np.repeat(rng.permutation(count) % blocks, each) for count in scans)
+    return of_x, of_y
+
+
+def _jackknife(without: np.ndarray) -> float:
+    """Standard error of a figure from its values without each block (Efron and Tibshirani 1993, chapter 11)."""
+    return math.sqrt((len(without) - 1) * without.var())
+
+
 def _root(x: np.ndarray) -> np.ndarray:
     """A, at most (d, d), with A^T A the covariance of x (n, d)."""
     a = (x - x.mean(0)) / math.sqrt(len(x) - 1)
@@ -199,12 +265,11 @@ def _radii(x: np.ndarray, neighbours: int) -> np.ndarray:
     return NearestNeighbors(n_neighbors=neighbours, algorithm="brute").fit(x).kneighbors()[0][:, -1]
 
 
-def _discrepancy(x: np.ndarray, y: np.ndarray, kernel: Kernel, seed: int) -> Estimate:
+def _discrepancy(x: np.ndarray, y: np.ndarray, kernel: Kernel, seed: int, each: int) -> Estimate:
     """Mean kernel within x, plus within y, less twice that between, a row with itself left out; the error by leaving out
-    one block of rows at a time (jackknife, Efron and Tibshirani 1993, chapter 11)."""
+    one block of scans at a time."""
     x, y = comparable(x, y)
-    rng, blocks = np.random.default_rng(seed), min(BLOCKS, len(x) // 2, len(y) // 2)
-    of_x, of_y = (np.eye(blocks)[rng.permutation(len(z)) % blocks] for z in (x, y))
+    of_x, of_y = (np.eye(of.max() + 1)[of] for of in _blocks(len(x), len(y), each, seed))
     sums = np.stack([_block_sums(x, x, of_x, of_x, kernel), _block_sums(y, y, of_y, of_y, kernel),
                      _block_sums(x, y, of_x, of_y, kernel)])  # fmt: skip
     sizes = np.stack([of_x.sum(0), of_y.sum(0)])
@@ -214,8 +279,9 @@ def _discrepancy(x: np.ndarray, y: np.ndarray, kernel: Kernel, seed: int) -> Est
         n, m = sizes[:, kept].sum(1)
         return float(within_x / (n * (n - 1)) + within_y / (m * (m - 1)) - 2 * between / (n * m))
 
-    without = np.array([value(np.arange(blocks) != block) for block in range(blocks)])
-    return Estimate(value(np.ones(blocks, bool)), math.sqrt((blocks - 1) * without.var()))
+    blocks = np.arange(of_x.shape[1])
+    without = np.array([value(blocks != block) for block in blocks])
+    return Estimate(value(blocks >= 0), _jackknife(without))
 
 
 def _block_sums(x: np.ndarray, y: np.ndarray, of_x: np.ndarray, of_y: np.ndarray, kernel: Kernel) -> np.ndarray:

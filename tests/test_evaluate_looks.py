@@ -1,0 +1,176 @@
+"""What the report says of drawn scans: whether they are told from real ones, and whether they are copies."""
+
+from collections.abc import Mapping
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from metavoxel.evaluate.copies import Audit, audit
+from metavoxel.evaluate.features import Extractor
+from metavoxel.evaluate.figures import OURS, Findings
+from metavoxel.evaluate.looks import (
+    COPIES,
+    REAL,
+    SECTION,
+    Gallery,
+    Looked,
+    Space,
+    as_voxels,
+    copies_section,
+    images_section,
+    look,
+)
+from metavoxel.evaluate.scans import Spaces
+
+GRID = (6, 7, 6)
+WAYS = np.random.default_rng(1).normal(0, 0.03, (12, *GRID))
+
+
+def heads(seed: int, n: int, spread: float = 1.0) -> np.ndarray:
+    """Scans of people who differ in a dozen ways."""
+    rng = np.random.default_rng(seed)
+    return np.float32(0.5 + np.tensordot(spread * rng.normal(size=(n, 12)), WAYS, 1) + rng.normal(0, 0.01, (n, *GRID)))
+
+
+def gallery(made: np.ndarray, real: np.ndarray, training: np.ndarray | None = None) -> Gallery:
+    def rows(who: str, scans: np.ndarray) -> pd.DataFrame:
+        return pd.DataFrame({"participant_id": [f"{who}-{i}" for i in range(len(scans))], "age": 50.0})
+
+    learned = None if training is None else rows("train", training)
+    return Gallery("T1w", (5, 5, 5), made, rows("made", made), real, rows("real", real), training, learned)
+
+
+def looked_at(own: Gallery, spaces: Spaces, others: Mapping[str, np.ndarray] | None = None) -> tuple[Looked, Findings]:
+    looked = look(own, spaces, 0, others or {}, lambda done, total: None)
+    return looked, Findings({}, looked.figures)
+
+
+def flat(scans: np.ndarray) -> dict[str, np.ndarray]:
+    """Voxels without a look at how alike scans are, which takes long."""
+    return as_voxels(scans)
+
+
+def conclusion(own: Gallery, others: Mapping[str, np.ndarray] | None = None) -> str:
+    spaces = {"voxels": Space(flat)}
+    return images_section(looked_at(own, spaces, others)[1], own, spaces, ["age"]).conclusion
+
+
+def test_the_page_says_whether_scans_are_told_from_real_ones_and_who_is_nearer() -> None:
+    real, training = heads(1, 60), heads(2, 60)
+    good = conclusion(gallery(heads(3, 40), real, training))
+    assert good == "Drawn T1w scans are not told from real ones beyond chance, by voxels."
+    others = {"image-only": heads(4, 40, 0.5), "paper": heads(5, 40)}
+    said = conclusion(gallery(heads(3, 40, 0.5), real, training), others)
+    assert "are told from real ones by voxels. Beside those of image-only they are as near, within errors, by" in said
+    assert said.endswith("Beside those of paper they are farther by voxels.")
+    assert "are nearer by voxels" in conclusion(gallery(heads(3, 40), real, training), others)
+    site = conclusion(gallery(heads(3, 40), real + np.float32(0.1), training))  # the floor is no nearer than drawn ones
+    assert site.endswith("by voxels; so are real scans of other people by voxels.")
+
+
+def test_figures_have_errors_and_as_many_scans_as_are_said() -> None:
+    own, spaces = gallery(heads(3, 40), heads(1, 60)), {"voxels": Space(as_voxels)}  # the floor is one half of 60
+    findings = looked_at(own, spaces)[1]
+    page = images_section(findings, own, spaces, ["age"])
+    assert page.table is not None and page.table.header[0] == "30 scans each"
+    for metric in ("fid", "kid", "mmd", "ms_ssim"):
+        figure = findings.value(SECTION, "T1w", f"voxels: {metric}")
+        error = findings.value(SECTION, "T1w", f"voxels: {metric}_error")
+        assert figure is not None and error is not None and figure.n == 30
+        assert figure.high == pytest.approx(figure.value + 1.96 * error.value)
+        row = next(row for row in page.table.rows if row[0] == f"voxels: {metric}".replace("_", "-"))
+        assert row[1] == f"{figure.value:.3g} ± {error.value:.1g}" and "±" in row[2]
+
+
+def test_a_scan_is_looked_at_once() -> None:
+    """In a space of one row a scan; of planes, training scans are looked at only where they are the floor."""
+    seen = {"whole": 0, "planes": 0}
+
+    def see(name: str, scans: np.ndarray) -> dict[str, np.ndarray]:
+        seen[name] += len(scans)
+        flat = as_voxels(scans)["whole"]
+        return {"whole": flat} if name == "whole" else {"x": np.repeat(flat, 3, 0), "y": np.repeat(flat[:, :9], 2, 0)}
+
+    own = gallery(heads(3, 20), heads(1, 30), heads(2, 50))
+    looked, findings = looked_at(own, {name: Space(partial(see, name)) for name in seen}, {"paper": heads(5, 20)})
+    assert seen == {"whole": 20 + 30 + 50 + 20, "planes": 20 + 30 + 20 + 20} and list(looked.audits) == ["whole"]
+    assert findings.value(COPIES, "T1w", "whole: ratio") is not None
+    assert all(findings.value(SECTION, "T1w", "planes: fid", who=who) is not None for who in (OURS, REAL, "paper"))
+
+
+def measure(scans: np.ndarray) -> dict[str, np.ndarray]:
+    """Logs of volumes that differ little beside what they are; of an empty scan, those of a speck."""
+    flat = scans.reshape(len(scans), -1)
+    logs = np.stack([7 + 0.1 * flat[:, :50].mean(1), 3 + flat[:, 50:].mean(1)], axis=1)
+    return {"whole": np.where(flat.any(1)[:, None], logs, 0.0)}
+
+
+def test_measures_are_compared_in_sds_of_the_real_ones() -> None:
+    """Whatever the unit of each, and although no brain is found in one scan."""
+    own = gallery(heads(3, 60), heads(1, 80), heads(2, 80))
+    own.real[3] = 0.0
+    whats = {"one": measure, "other": lambda scans: {"whole": measure(scans)["whole"] * [100, 1]}}
+    looked, found = looked_at(own, {name: Space(see, measures=True) for name, see in whats.items()})
+    assert looked.audits["one"].figures == pytest.approx(looked.audits["other"].figures)
+    for metric in ("fid", "kid", "kid_error", "mmd", "density", "wasserstein"):
+        one, other = (found.value(SECTION, "T1w", f"{name}: {metric}") for name in whats)
+        assert one is not None and other is not None and one.value == pytest.approx(other.value)
+    kid = found.value(SECTION, "T1w", "one: kid")
+    assert kid is not None and kid.low is not None and kid.low < 0 < kid.high < 2
+    wide = gallery(heads(3, 60, 3.0), own.real, own.training)
+    apart, near = (looked_at(each, {"one": Space(measure, measures=True)})[1].value(SECTION, "T1w", "one: mmd_p")
+                   for each in (wide, own))  # fmt: skip
+    assert apart is not None and near is not None and apart.value < 0.01 < near.value
+
+
+def test_a_space_that_cannot_be_used_does_not_cost_the_others() -> None:
+    spaces = {"constant": Space(lambda scans: {"whole": np.ones((len(scans), 3))}), "voxels": Space(flat)}
+    own = gallery(heads(3, 20), heads(1, 30), heads(2, 50))
+    looked, findings = looked_at(own, spaces)
+    assert looked.left_out == ["Looks of T1w by constant: more than half of the scans have the same features; look at what "
+                               "made them."]  # fmt: skip
+    assert "by voxels" in images_section(findings, own, spaces, ["age"]).conclusion
+
+
+def copies_said(made: np.ndarray, measures: bool = False) -> tuple[str, int]:
+    own = gallery(made, heads(1, 80), heads(2, 80))
+    spaces = {"voxels": Space(flat, measures)}
+    page = copies_section(own, looked_at(own, spaces)[0].audits, spaces)
+    return page.conclusion, len(page.pictures)
+
+
+def test_copies_are_counted_beside_real_people() -> None:
+    planted = heads(3, 100)
+    planted[:20] = heads(2, 80)[:20]
+    said, pictures = copies_said(planted)
+    assert "22 near copies were found (22.0%), more than among real people" in said and pictures == 1
+    assert "Nothing says" not in said
+    few = heads(3, 100)
+    few[0] = heads(2, 80)[0]
+    said, pictures = copies_said(few)
+    assert said.startswith("Nothing says that drawn scans copy training people; 3 near copies were found (3.0%), within ")
+    assert said.endswith("chance no more than among real people (1.2%).") and pictures
+    said, pictures = copies_said(few, measures=True)  # as volumes alone may be shared by two people
+    assert said.endswith("no near copy was found.") and not pictures
+
+
+def test_the_smallest_p_is_corrected_for_as_many_spaces() -> None:
+    made, real, training = heads(3, 40), heads(1, 40), heads(2, 40)
+    found = audit(made.reshape(40, -1), training.reshape(40, -1), real.reshape(40, -1))
+    one = Audit({**found.figures, "nearer_training_p": 0.006}, found.threshold, found.near[:0], found.held_out_near)
+    own = gallery(made, real, training)
+    for names, words in ((["a"], "than chance allows"), (["a", "b"], "Nothing says")):
+        spaces = {name: Space(flat) for name in names}
+        assert words in copies_section(own, dict.fromkeys(names, one), spaces).conclusion
+
+
+def test_what_a_network_is_stands_in_the_record_and_below_the_table() -> None:
+    network = Extractor("densenet trained here", "sha256:abc", "Not to compare across papers.", flat)
+    spaces = {"densenet": Space(network.features, networks=[network])}
+    own = gallery(heads(3, 20), heads(1, 30), heads(2, 50))
+    page = images_section(looked_at(own, spaces)[1], own, spaces, ["age"])
+    assert page.note.endswith("Not to compare across papers.")
+    record = {"name": "densenet trained here", "checksum": "sha256:abc", "remark": "Not to compare across papers."}
+    assert spaces["densenet"].record == [record]
