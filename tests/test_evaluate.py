@@ -103,7 +103,11 @@ def test_a_model_beside_itself_does_not_differ_and_beside_a_worse_one_does(repor
     table.to_csv(worse / "answers" / "age.csv", index=False)
     found = comparison(report, worse)[0].set_index(["variable", "given", "figure"])
     assert found.loc[("age", "scan", "MAE"), "difference"] < 0
-    assert found.loc[("age", "scan", "MAE"), "p"] < 0.05
+    assert found.loc[("age", "scan", "MAE"), "p"] < found.loc[("age", "scan", "MAE"), "p_holm"] < 0.05
+    assert found.loc[("age", "scan", "CRPS"), "difference"] == 0  # of the draws, which were left as they are
+    compare_evaluations(worse, report, tmp_path / "beside")
+    page = (tmp_path / "beside/comparison.html").read_text(encoding="utf-8")
+    assert "out is better in MAE given scan" in page and "worse is better" not in page
 
 
 def test_a_comparison_is_by_the_names_of_levels_and_says_who_is_left_out(report, tmp_path):

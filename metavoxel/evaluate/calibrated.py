@@ -32,8 +32,9 @@ Asked = tuple[str, str]
 
 
 def calibration(claims: Sequence[Claim], seed: int, group: str = EVERYBODY) -> Iterator[Figure]:
-    """coverage_50 ... 95, rank_p and crps of numbers with draws; of classes ece, ece_chance_q95, which chance stays under
-    in 95 of 100 cohorts, and ece_p; tarp_p and tarp_lean of all numbers with draws given the same facts."""
+    """coverage_50 ... 95, rank_p, crps and draws_variance (the mean over people: paper, Table 2) of numbers with draws; of
+    classes ece, ece_chance_q95, which chance stays under in 95 of 100 cohorts, and ece_p; tarp_p and tarp_lean of all
+    numbers that were drawn together."""
     for claim in claims:
         found: dict[str, float] = {}
         if claim.is_class:
@@ -41,6 +42,7 @@ def calibration(claims: Sequence[Claim], seed: int, group: str = EVERYBODY) -> I
             found = {"ece": off, "ece_chance_q95": chance.q95, "ece_p": chance.p(off)}
         elif claim.draws is not None and claim.draws.shape[1] > 1:
             found = number_calibration(claim.truth, claim.draws, seed)
+            found["draws_variance"] = float(claim.draws.var(1, ddof=1).mean())
         elif claim.intervals is not None:
             low, high = claim.intervals.T
             found = {"coverage_90": float(((low <= claim.truth) & (claim.truth <= high)).mean())}
@@ -88,27 +90,39 @@ def calibration_section(findings: Findings, claims: Sequence[Claim], seed: int) 
                  for metric in ("coverage_50", "coverage_90", "rank_p", "crps", "ece", "ece_p")}  # fmt: skip
         if any(cells.values()):
             rows.append((claim.variable.name, claim.who, claim.given, *(_cell(*cell) for cell in cells.items())))
+    for name, given in _questions(findings, shown):
+        if name == EVERY_NUMBER:
+            tarp_p = findings.value(SECTION, name, "tarp_p", given=given)
+            rows.append((name, OURS, given, "", "", _cell("tarp_p", tarp_p), "", "", ""))
     header = ("variable", "who", "given", "50 % holds", "90 % holds", "ranks, p", "CRPS", "ECE", "ECE, p")
     return Section(
         "Are the intervals honest?", _conclusion(findings, shown), panels, Table(header, rows),
         note="Ranks: where the truth stands among the draws; even if the draws are right (simulation-based calibration), "
-        "and p is the chance of ranks at least as uneven. ECE: how far probabilities are from shares; p is the chance of "
-        f"as much if they are right. In {LEAST_P:.0%} of reports about models without fault, one is found, however many "
-        "questions are asked (Holm over all that is tested: ranks, four intervals, ECE). The grey band holds 95 % of even "
-        "counts. A truth that ties with an interval's end, as whole numbers do, is inside as often as its place among the "
-        "tied draws is, and so is one beyond all draws where these are few; of an exact answer only the ends are known.",
+        "and p is the chance of ranks at least as uneven; of all numbers at once, TARP (Lemos et al. 2023). ECE: how far "
+        f"probabilities are from shares; p is the chance of as much if they are right. In {LEAST_P:.0%} of reports on "
+        "models without fault, one is found, however many questions are asked (Holm over all that is tested: ranks, four "
+        "intervals, ECE, TARP). The grey band holds 95 % of even counts. A truth that ties with an interval's end, as whole"
+        " numbers do, is inside as often as its place among the tied draws is, and so is one beyond all draws where these "
+        "are few; of an exact answer only the ends are known.",
     )  # fmt: skip
 
 
 def faults(findings: Findings, claims: Sequence[Claim]) -> dict[Asked, str]:
     """Which of all the model's answers are not calibrated, and why."""
-    asked = [(claim.variable.name, claim.given) for claim in claims if claim.who == OURS]
+    asked = _questions(findings, claims)
     tests = [(question, p, words) for question in asked for p, words in _tests(findings, *question)]
     reasons: dict[Asked, list[str]] = {}
     for (question, _, words), p in zip(tests, holm([p for _, p, _ in tests])):
         if p < LEAST_P:
             reasons.setdefault(question, []).append(words)
     return {(name, given): f"{name}, given {given} ({', '.join(own)})" for (name, given), own in reasons.items()}
+
+
+def _questions(findings: Findings, claims: Sequence[Claim]) -> list[Asked]:
+    """Each that the model was asked, and all numbers at once where they were drawn together."""
+    asked = [(claim.variable.name, claim.given) for claim in claims if claim.who == OURS]
+    sets = dict.fromkeys(given for _, given in asked)
+    return asked + [(EVERY_NUMBER, given) for given in sets if findings.value(SECTION, EVERY_NUMBER, "tarp_p", given=given)]
 
 
 def _tests(findings: Findings, name: str, given: str) -> Iterator[tuple[float, str]]:
@@ -123,6 +137,8 @@ def _tests(findings: Findings, name: str, given: str) -> Iterator[tuple[float, s
     for share in INTERVALS:
         if (held := told(f"coverage_{share}")) and held.n:
             yield coverage_p(held, share), f"{share} % intervals hold {held.value:.0%}"
+    if p := told("tarp_p"):
+        yield p.value, f"TARP uneven, p = {p.value:.1g}"
     if (off := told("ece")) and (chance := told("ece_chance_q95")) and (p := told("ece_p")):
         yield p.value, f"ECE {off.value:.3f}, chance {chance.value:.3f}, p = {p.value:.1g}"
 
@@ -140,16 +156,16 @@ def in_doubt(claims: Sequence[Claim]) -> str:
 
 
 def _conclusion(findings: Findings, shown: Sequence[Claim]) -> str:
-    wrong = faults(findings, shown)
+    wrong, asked = faults(findings, shown), _questions(findings, shown)
     if wrong:
-        return f"{len(wrong)} of {len(shown)} questions are off by more than chance: {'; '.join(wrong.values())}."
+        return f"{len(wrong)} of {len(asked)} questions are off by more than chance: {'; '.join(wrong.values())}."
     if all(len(claim.rows) < LEAST_PEOPLE for claim in shown):
         return f"Too few people to tell: with under {LEAST_PEOPLE}, chance hides all but a gross fault, and none was found."
-    said = f"No fault that {in_doubt(shown)} could show was found in {len(shown)} questions."
+    said = f"No fault that {in_doubt(shown)} could show was found in {len(asked)} questions."
     drawn = [len(claim.rows) for claim in shown if claim.draws is not None]
     if not drawn:
         return said
-    tests = sum(len(list(_tests(findings, claim.variable.name, claim.given))) for claim in shown)
+    tests = sum(len(list(_tests(findings, *question))) for question in asked)
     tail = LEAST_P / tests / 2
     low, high = binom.ppf([tail, 1 - tail], max(drawn), 0.9) / max(drawn)
     return f"{said} Of {max(drawn)}, 90 % intervals may hold {low:.0%} to {high:.0%} before that is a fault."

@@ -1,6 +1,6 @@
 """Two evaluations of the same people side by side, with paired tests: which model is better, beyond chance?"""
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,22 +8,29 @@ import pandas as pd
 
 from metavoxel.data.cohort import Cohort
 from metavoxel.errors import MetavoxelError
-from metavoxel.evaluate.accuracy import SHOWN
+from metavoxel.evaluate.accuracy import LOW_IS_GOOD, SHOWN
+from metavoxel.evaluate.calibration import crps
 from metavoxel.evaluate.claims import Claim
 from metavoxel.evaluate.figures import OURS
-from metavoxel.evaluate.scores import class_scores, compare, number_scores
+from metavoxel.evaluate.scores import class_scores, compare, holm, number_scores
 from metavoxel.files import DIGITS, atomic_write, make_folder
 from metavoxel.page import Report, Section, Table
 
 ANSWERS = "answers"
 TRUTH = "truth"
+CRPS, OF_DRAWS = "CRPS", " (CRPS)"
+"""A figure, and the end of its column's name in the answers."""
 KEYS = ["participant_id", "session_id"]
 LEAST_P = 0.05
+GOOD_LOW = {*(words for shown in SHOWN for metric, words in shown.items() if metric in LOW_IS_GOOD), CRPS}
+Scores = Callable[[np.ndarray, np.ndarray], dict[str, float]]
+"""True values and what was said of them -> figures."""
 
 
 def save_answers(claims: Sequence[Claim], cohort: Cohort, folder: Path) -> None:
     """One CSV a variable: who each row is, the truth (of a class, its level), and what the model said under each set of
-    given facts: GIVEN of a number, "GIVEN: LEVEL" for the probability of each level of a class."""
+    given facts: GIVEN of a number, "GIVEN (CRPS)" for the score of its draws, "GIVEN: LEVEL" for the probability of each
+    level of a class."""
     identity = cohort.table[[key for key in KEYS if key in cohort.table]]
     make_folder(folder)
     for name in dict.fromkeys(claim.variable.name for claim in claims):
@@ -36,13 +43,15 @@ def save_answers(claims: Sequence[Claim], cohort: Cohort, folder: Path) -> None:
             columns = [f"{claim.given}: {level}" for level in levels] if levels else [claim.given]
             table[columns] = np.nan
             table.loc[claim.rows, columns] = claim.told.reshape(len(claim.rows), -1)
+            if claim.draws is not None:
+                table.loc[claim.rows, claim.given + OF_DRAWS] = crps(claim.truth, claim.draws)
         with atomic_write(folder / f"{name}.csv") as file:
             table.to_csv(file, index=False, float_format=DIGITS)
 
 
 def comparison(a: Path, b: Path, seed: int = 0) -> tuple[pd.DataFrame, list[str]]:
-    """variable, given, figure, a, b, difference (a less b) with its 95 % interval low and high, p, n; and what was left
-    out, in sentences.
+    """variable, given, figure, a, b, difference (a less b) with its 95 % interval low and high, p, n, p_holm (corrected
+    for all tests of the variable); and what was left out, in sentences.
 
     a, b: folders of two evaluations. Raises MetavoxelError where they have no variable or nobody in common, or where the
     truth differs: then they are not about the same people.
@@ -64,16 +73,26 @@ def comparison(a: Path, b: Path, seed: int = 0) -> tuple[pd.DataFrame, list[str]
             raise MetavoxelError(f"{name} of {who} differs between {a} and {b}; evaluate both models on one cohort")
         for given, (said_a, said_b) in _answered(one, other):
             known = ~(np.isnan(truth) | np.isnan(said_a).any(1) | np.isnan(said_b).any(1))
-            is_class = bool(levels)
-            scores, shape = (class_scores, (-1, said_a.shape[1])) if is_class else (number_scores, (-1,))
+            scores: Scores = class_scores if levels else number_scores
+            shown = SHOWN[bool(levels)]
+            shape = (-1, said_a.shape[1]) if levels else (-1,)
+            if given.endswith(OF_DRAWS):
+                given, scores, shown = given.removesuffix(OF_DRAWS), _mean, {CRPS: CRPS}
             right, people = truth[known], both.get_level_values(0)[known]
             of_a, of_b = said_a[known].reshape(shape), said_b[known].reshape(shape)
             found = compare(scores, right, of_a, of_b, people, seed=seed)
             values = scores(right, of_a), scores(right, of_b)
-            rows += [{"variable": name, "given": given, "figure": SHOWN[is_class][key], "a": values[0][key],
-                      "b": values[1][key], "difference": found[key].value, "low": found[key].low, "high": found[key].high,
-                      "p": found[key].p, "n": int(known.sum())} for key in SHOWN[is_class]]  # fmt: skip
-    return pd.DataFrame(rows), list(left_out)
+            rows += [{"variable": name, "given": given, "figure": words, "a": values[0][key], "b": values[1][key],
+                      "difference": found[key].value, "low": found[key].low, "high": found[key].high,
+                      "p": found[key].p, "n": int(known.sum())} for key, words in shown.items()]  # fmt: skip
+    table = pd.DataFrame(rows)
+    for _, own in table.dropna(subset="p").groupby("variable"):
+        table.loc[own.index, "p_holm"] = holm(own["p"].to_list())
+    return table, list(left_out)
+
+
+def _mean(truth: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+    return {CRPS: float(scores.mean())}
 
 
 def comparison_page(table: pd.DataFrame, left_out: Sequence[str], a: Path, b: Path) -> Report:
@@ -81,15 +100,20 @@ def comparison_page(table: pd.DataFrame, left_out: Sequence[str], a: Path, b: Pa
     sections = []
     for name, own in table.groupby("variable", sort=False):
         found = own.to_dict("records")
-        said = [f"{f['figure']} given {f['given']} ({f['difference']:+.3g})" for f in found if f["p"] < LEAST_P]
-        chance = f"beyond chance (p < {LEAST_P:g} each; {len(own)} were tested)"
-        conclusion = f"They differ {chance} in {'; '.join(said)}." if said else f"No figure differs {chance}."
+        better: dict[str, list[str]] = {a.name: [], b.name: []}
+        for f in found:
+            if f["p_holm"] < LEAST_P:
+                lower = (f["difference"] < 0) == (f["figure"] in GOOD_LOW)
+                better[a.name if lower else b.name].append(f"{f['figure']} given {f['given']} ({f['difference']:+.3g})")
+        said = [f"{who} is better in {'; '.join(where)}." for who, where in better.items() if where]
+        conclusion = " ".join(said) or "Neither is better beyond chance in any figure."
         rows = [(f["given"], f["figure"], _shown(f["a"]), _shown(f["b"]), _difference(f), _shown(f["p"], ".2g"),
-                 str(f["n"])) for f in found]  # fmt: skip
-        header = ("given", "figure", a.name, b.name, "difference", "p", "n")
+                 _shown(f["p_holm"], ".2g"), str(f["n"])) for f in found]  # fmt: skip
+        header = ("given", "figure", a.name, b.name, "difference", "p", "p of all", "n")
         sections.append(Section(str(name), conclusion, table=Table(header, rows)))
     note = ("Intervals: paired bootstrap over people. p: permutation that exchanges, person by person, what the two models "
-            "said. Not corrected for the number of tests.")  # fmt: skip
+            f"said; p of all: corrected for all tests of the variable (Holm), by which it is said who is better (below "
+            f"{LEAST_P:g}).")  # fmt: skip
     return Report(f"{a.name} beside {b.name}", ["Two models, asked about the same people.", *left_out], sections, [note])
 
 

@@ -14,7 +14,8 @@ from metavoxel.errors import MetavoxelError
 from metavoxel.evaluate.copies import Audit, audit
 from metavoxel.evaluate.features import WHOLE, Extractor
 from metavoxel.evaluate.figures import OURS, Figure, Findings
-from metavoxel.evaluate.two_sample import LEAST_SCANS, all_distances, holm, likeness, told_apart
+from metavoxel.evaluate.scores import holm
+from metavoxel.evaluate.two_sample import LEAST_SCANS, all_distances, likeness, told_apart
 from metavoxel.loading import Progress
 from metavoxel.page import Picture, Section, Table
 from metavoxel.pictures import CAPTION, in_words, mosaic
@@ -243,9 +244,8 @@ def _told(findings: Findings, gallery: Gallery, spaces: Iterable[str]) -> str:
     """By what drawn scans are told from real ones, and whether real ones of other people are, too."""
     apart = {}
     for who in (OURS, REAL):
-        found = {space: _of(findings, gallery, space, "mmd_p", who) for space in spaces}
-        corrected = holm({space: figure.value for space, figure in found.items() if figure})
-        apart[who] = [space for space, p in corrected.items() if p < TOLD_P]
+        found = {space: figure.value for space in spaces if (figure := _of(findings, gallery, space, "mmd_p", who))}
+        apart[who] = [space for space, p in zip(found, holm(list(found.values()))) if p < TOLD_P]
     others = [space for space in spaces if space not in apart[OURS]]
     if not apart[OURS]:
         words = f"Drawn {gallery.name} scans are not told from real ones beyond chance, by {_listed(others)}"
@@ -286,7 +286,7 @@ def copies_section(gallery: Gallery, found: Mapping[str, Audit], spaces: Mapping
                      f"{f['nearer_training_p']:.2g}", f"{f['authenticity']:.1%} ({f['authenticity_floor']:.1%})",
                      f"{f['membership_auc']:.3f}", f"{f['near_copies']:.1%} ({f['near_copies_floor']:.1%})"))  # fmt: skip
     header = ("by", "distance ratio", "nearer to training", "p", "authentic", "membership AUC", "near copies")
-    least = min(holm({space: one.figures["nearer_training_p"] for space, one in found.items()}).values())
+    least = holm([one.figures["nearer_training_p"] for one in found.values()]).min()
     whole = {space: one for space, one in found.items() if not spaces[space].measures}
     near, likely = _counted(gallery, whole)
     if least < LEAST_P:

@@ -94,15 +94,6 @@ def told_apart(x: np.ndarray, y: np.ndarray, seed: int = 0) -> float:
     return float((found >= found[0] - np.finfo(float).eps).mean())
 
 
-def holm(p: Mapping[str, float]) -> dict[str, float]:
-    """The same, corrected for as many tests (Holm 1979)."""
-    found, largest = {}, 0.0
-    for rank, name in enumerate(sorted(p, key=lambda name: p[name])):
-        largest = max(largest, min(1.0, (len(p) - rank) * p[name]))
-        found[name] = largest
-    return {name: found[name] for name in p}
-
-
 def median_distance(x: np.ndarray, seed: int = 0) -> float:
     """Between two of x (n, d), of a random 2,000 if there are more: the usual `width` of `mmd`."""
     x = features_of(x, "scans")
