@@ -87,7 +87,7 @@ def diagnosis(work: Path, only: str) -> None:
               "--most", MOST)  # fmt: skip
     start = time.monotonic()
     metavoxel("evaluate", model, people, "-o", work / "report", "--split", split, "--baselines", work / "baselines",
-              "--scans", 500, "--licence", "none needed: drawn by metavoxel phantom")  # fmt: skip
+              "--scans", 300, "--licence", "none needed: drawn by metavoxel phantom")  # fmt: skip
     published("diagnosis", work / "report", start, 500)
 
 

@@ -94,10 +94,6 @@ def test_sets_of_one_law_are_told_apart_as_often_as_p_says(rng: Rng, monkeypatch
     assert two_sample.told_apart(x, y) == (1 + sum(np.array(direct) >= two_sample.mmd(x, y, width).value)) / 200
 
 
-def test_p_of_several_tests_are_corrected() -> None:
-    assert two_sample.holm({"a": 0.04, "b": 0.01, "c": 0.03}) == pytest.approx({"a": 0.06, "b": 0.03, "c": 0.06})
-
-
 def test_voxels_that_hardly_differ_do_not_drown_the_others(rng: Rng) -> None:
     real, made = rng.normal(0, [1, 1, 1e-9], (60, 3)), rng.normal(0, [1, 1, 1e-3], (60, 3))
     assert two_sample.distances(made, real)["wasserstein"] < 0.3
