@@ -200,6 +200,23 @@ def test_a_few_copies_among_many_are_named(rng: Rng) -> None:
     assert len(found.near) <= 5
 
 
+def test_copies_of_one_folds_people_are_named_among_all(rng: Rng) -> None:
+    """The second fold's model draws three of the people that it has learnt from; the first one none."""
+    real, people = rng.normal(size=(120, 20)), np.array([f"sub-{i:03d}" for i in range(120)])
+    made = rng.normal(size=(60, 20))
+    learnt = np.arange(0, 60), np.arange(60, 120)
+    folds = [copies.Fold(np.arange(0, 30), learnt[1], learnt[0]), copies.Fold(np.arange(30, 60), learnt[0], learnt[1])]
+    made[[40, 45, 50]] = real[[7, 8, 9]] + 0.001
+    found = copies.audit_folds(made, real, people, folds)
+    nearest = found.near[found.near["distance"] < 0.1]
+    assert set(zip(nearest["made"], nearest["training"])) == {(40, 7), (45, 8), (50, 9)}
+    alone = [copies.audit(made[f.made], real[f.training], real[f.held_out], people[f.training], people[f.held_out])
+             for f in folds]  # fmt: skip
+    assert found.figures["authenticity"] == np.mean([one.figures["authenticity"] for one in alone])
+    assert found.figures["nearer_training_p"] == min(1, 2 * min(one.figures["nearer_training_p"] for one in alone))
+    assert set(found.held_out_near) == {*alone[0].held_out_near, *(60 + alone[1].held_out_near)}
+
+
 def test_independent_scans_are_no_copies(rng: Rng, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where training people are many more than held-out ones and some people have many scans."""
     monkeypatch.setattr(copies, "PERMUTATIONS", 300)

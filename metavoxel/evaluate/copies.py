@@ -4,6 +4,7 @@ Everything is measured against people held out from training, who are as far fro
 as the training people are. Rows are features or voxels (scans, ...), compared by Euclidean distance, a part at a time.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,6 +88,31 @@ def audit(
     }
     near = near.sort_values("distance", kind="stable", ignore_index=True)
     return Audit(figures, limit, near, np.flatnonzero(held_to_train < limit.distance))
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Row numbers: of the scans that a fold's model drew, of the real ones that it learnt from, of those held out."""
+
+    made: np.ndarray
+    training: np.ndarray
+    held_out: np.ndarray
+
+
+def audit_folds(made: np.ndarray, real: np.ndarray, people: np.ndarray, folds: Sequence[Fold], seed: int = 0) -> Audit:
+    """`audit` of each fold's model beside its own people, as one: figures are means over drawn scans, p is the smallest,
+    corrected for as many folds, and rows are those of made (n, d) and real (m, d); people (m,)."""
+    parts = [audit(made[f.made], real[f.training], real[f.held_out], people[f.training], people[f.held_out], seed)
+             for f in folds]  # fmt: skip
+    drawn = [len(fold.made) for fold in folds]
+    figures = {key: float(np.average([part.figures[key] for part in parts], weights=drawn)) for key in parts[0].figures}
+    figures["nearer_training_p"] = min(1.0, len(folds) * min(part.figures["nearer_training_p"] for part in parts))
+    near = pd.concat([part.near.assign(made=fold.made[part.near["made"]], training=fold.training[part.near["training"]])
+                      for part, fold in zip(parts, folds)])  # fmt: skip
+    limit = Threshold(float(np.average([part.threshold.distance for part in parts], weights=drawn)),
+                      f"{parts[0].threshold.basis} in the first fold, and likewise in the others")  # fmt: skip
+    held_out_near = np.concatenate([fold.held_out[part.held_out_near] for part, fold in zip(parts, folds)])
+    return Audit(figures, limit, near.sort_values("distance", kind="stable", ignore_index=True), held_out_near)
 
 
 def nearest(

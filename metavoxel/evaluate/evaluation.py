@@ -90,7 +90,7 @@ class Evaluation:
 
     def share(self, side: Side) -> int:
         """Of how many of a side's people scans are drawn."""
-        return -(-self.options.scans * len(side.test) // len(self.cohort))
+        return min(len(side.test), -(-self.options.scans * len(side.test) // len(self.cohort)))
 
     @cached_property
     def answers(self) -> list[Answers]:

@@ -11,7 +11,7 @@ import pandas as pd
 from scipy.stats import fisher_exact
 
 from metavoxel.errors import MetavoxelError
-from metavoxel.evaluate.copies import Audit, audit
+from metavoxel.evaluate.copies import Audit, Fold, audit, audit_folds
 from metavoxel.evaluate.features import WHOLE, Extractor
 from metavoxel.evaluate.figures import OURS, Figure, Findings
 from metavoxel.evaluate.scores import holm
@@ -118,6 +118,18 @@ def look(
         progress(number, len(spaces))
     looked.figures.extend(copy_figures(gallery.name, looked.audits))
     return looked
+
+
+def copies_of_folds(gallery: Gallery, spaces: Mapping[str, Space], folds: Sequence[Fold], seed: int) -> dict[str, Audit]:
+    """`copies.audit_folds` in each space that has one row a scan; folds: rows of the gallery's drawn and real scans."""
+    people, found = gallery.real_rows["participant_id"].to_numpy(), {}
+    for name, space in spaces.items():
+        real = space.see(np.asarray(gallery.real))
+        if WHOLE in real:
+            scale = _in_sds(real) if space.measures else dict
+            made = scale(space.see(np.asarray(gallery.made)))[WHOLE]
+            found[name] = audit_folds(made, scale(real)[WHOLE], people, folds, seed)
+    return found
 
 
 @dataclass(frozen=True)

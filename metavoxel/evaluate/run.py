@@ -44,7 +44,7 @@ def evaluate(
     """Evaluates a model on a cohort and writes OUT/report.html, metrics.json, model_card.md and .json.
 
     A model "runs/fold-{fold}" stands for one a fold of the split: each is asked about the fold that it was trained without,
-    and all answers and drawn scans are judged together, without a look for copies.
+    and all answers and drawn scans are judged together.
 
     Raises MetavoxelError where somebody is in training and in the test, naming them; where a variable is missing; where OUT
     holds something else. Nothing is written then.
@@ -137,9 +137,7 @@ def _left_out(run: Evaluation) -> None:
                        "scan along.")  # fmt: skip
     if run.options.baselines is None:
         lacking.append("Baselines: none were given; train them with metavoxel baselines and add --baselines.")
-    if len(run.sides) > 1:
-        lacking.append("Copies: of several models; evaluate one of them with --fold.")
-    elif run.training is None and run.model.schema.images:
+    if len(run.sides) == 1 and run.training is None and run.model.schema.images:
         lacking.append("Copies of training scans: the training cohort is not known; add --split or --training.")
 
 

@@ -1,6 +1,7 @@
 """Drawn scans and real ones, brought together on one grid and looked at through several kinds of features."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -9,10 +10,21 @@ import pandas as pd
 from metavoxel.data.cohort import Cohort
 from metavoxel.errors import MetavoxelError
 from metavoxel.evaluate.anatomy import Ruler
+from metavoxel.evaluate.copies import Fold
 from metavoxel.evaluate.drawing import draw_scans
 from metavoxel.evaluate.evaluation import Evaluation
 from metavoxel.evaluate.features import medicalnet, radimagenet, trained
-from metavoxel.evaluate.looks import Gallery, See, Space, as_voxels, copies_section, images_section, look
+from metavoxel.evaluate.looks import (
+    Gallery,
+    See,
+    Space,
+    as_voxels,
+    copies_of_folds,
+    copies_section,
+    copy_figures,
+    images_section,
+    look,
+)
 from metavoxel.evaluate.matching import ageing_section, curves, matches, reading_section
 from metavoxel.evaluate.requests import unreadable
 from metavoxel.evaluate.variants import as_known
@@ -56,6 +68,8 @@ def image_sections(run: Evaluation, spaces: Mapping[str, Spaces]) -> Iterator[Se
             yield images_section(found, gallery, own, [v.name for v in model.schema.scalars])
         if looked.audits:
             yield copies_section(gallery, looked.audits, own)
+        elif len(run.sides) > 1:
+            yield from _copies_of_folds(run, gallery, own)
         yield from _matching(run, image, gallery)
 
 
@@ -128,6 +142,23 @@ def _beside(run: Evaluation, image: Image) -> dict[str, np.ndarray]:
         weights = checksum(folders[0] / "model.safetensors").removeprefix("sha256:")[:8]
         found[name] = _draw(run, others, f"drawn-{name}-{weights}", f", {name}")[0][image.name]
     return found
+
+
+def _copies_of_folds(run: Evaluation, gallery: Gallery, spaces: Spaces) -> Iterator[Section]:
+    """Each model's drawn scans beside the people that it has learnt from, and those of its own fold."""
+    people, folds, first = gallery.real_rows["participant_id"], [], 0
+    for side in run.sides:
+        drawn = np.arange(first, first + run.share(side))
+        learnt = () if side.training is None else side.training.participants
+        folds.append(Fold(drawn, *(np.flatnonzero(people.isin(part)) for part in (learnt, side.test.participants))))
+        first += len(drawn)
+    try:
+        audits = copies_of_folds(gallery, spaces, folds, run.options.seed)
+    except MetavoxelError as error:  # too few for this question: nothing is wrong with the rest
+        run.findings.left_out.append(f"Copies of {gallery.name}: {error}.")
+        return
+    run.findings.add(copy_figures(gallery.name, audits))
+    yield copies_section(replace(gallery, training=gallery.real), audits, spaces)
 
 
 def _measure(run: Evaluation, image: Image, gallery: Gallery, others: Mapping[str, np.ndarray]) -> None:
