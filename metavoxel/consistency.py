@@ -2,7 +2,7 @@
 p(b | x) p(a | b, x); how far it is from that is how far the model is from being a joint law at all."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import permutations
 
 import pandas as pd
@@ -25,8 +25,10 @@ def contradictions(
     free: Sequence[str],
     draws: int,
     seed: int,
+    on_rows: Callable[[int], None] = lambda done: None,
 ) -> pd.DataFrame:
-    """Over all batches of given values in `asked`, the columns that `MetaVoxel.consistency` promises."""
+    """Over all batches of given values in `asked`, the columns that `MetaVoxel.consistency` promises. on_rows: told how
+    many are done."""
     gaps: dict[tuple[str, str], list[Tensor]] = {pair: [] for pair in permutations(free, 2)}
     first = 0
     for known in asked:
@@ -39,6 +41,7 @@ def contradictions(
         for name, way in gaps:
             through = by_way_of(reader, schema, known, name, way, drawn[way])
             gaps[name, way].append(_gap(schema, name, direct, through, drawn[name])[seen])
+        on_rows(first)
     found = []
     for (name, way), parts in gaps.items():
         gap = torch.cat(parts)

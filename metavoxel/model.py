@@ -141,6 +141,7 @@ class MetaVoxel:
         given: Sequence[str] | Mapping[str, object] = (),
         draws: int = 256,
         seed: int = 0,
+        progress: Progress = lambda done, total: None,
     ) -> pd.DataFrame:
         """How far the model contradicts itself: p(age | scan) against p(age | scan, sex) averaged over p(sex | scan).
 
@@ -157,7 +158,8 @@ class MetaVoxel:
         if len(free) < 2:
             raise MetavoxelError("consistency compares numbers and classes with one another; leave at least two not given")
         asked = (batch.known for batch in batches(self.schema, self.codecs, cohort, facts, self.device))
-        return contradictions(self.schema, self.denoiser, asked, free, draws, seed)
+        people = len(cohort)
+        return contradictions(self.schema, self.denoiser, asked, free, draws, seed, lambda done: progress(done, people))
 
     def surprise(self, name: str, voxels: np.ndarray) -> np.ndarray:
         """How unlike the training people's the images (n, *shape) on the model's grid are: (n,), near 1 for usual ones.

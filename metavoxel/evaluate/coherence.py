@@ -12,6 +12,7 @@ from metavoxel.evaluate.figures import Figure, Findings
 from metavoxel.files import atomic_write
 from metavoxel.model import MetaVoxel
 from metavoxel.page import Section, Table
+from metavoxel.progress import one_bar
 from metavoxel.surprise import TAIL
 
 SECTION = "coherence"
@@ -19,13 +20,15 @@ MOST_PEOPLE, DRAWS = 500, 256
 """Of the question of contradictions."""
 
 
-def contradictions(model: MetaVoxel, cohort: Cohort, seed: int, kept: Path) -> Iterator[Figure]:
+def contradictions(
+    model: MetaVoxel, cohort: Cohort, seed: int, kept: Path, quiet: bool = True
+) -> Iterator[Figure]:
     """`MetaVoxel.consistency`; metrics: "gap through WAY", the mean, and "gap_q95 through WAY". kept: a file of
     it, which a stopped run goes on from."""
     if not kept.exists():
         some = cohort.subset(range(min(MOST_PEOPLE, len(cohort))))
-        with atomic_write(kept) as file:
-            model.consistency(some, draws=DRAWS, seed=seed).to_csv(file, index=False)
+        with atomic_write(kept) as file, one_bar("looking for contradictions", quiet) as report:
+            model.consistency(some, draws=DRAWS, seed=seed, progress=report).to_csv(file, index=False)
     for row in pd.read_csv(kept).to_dict("records"):
         for gap in ("gap", "gap_q95"):
             value, metric = float(row[gap]), f"{gap} through {row['through']}"
