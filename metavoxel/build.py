@@ -12,8 +12,8 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from metavoxel.augment import augment
-from metavoxel.checkpoint import weights_mark
-from metavoxel.config import Config, from_dict
+from metavoxel.checkpoint import load_weights, read_tensors, weights_mark, write_tensors
+from metavoxel.config import Config, from_dict, to_dict
 from metavoxel.config import preset as preset_config
 from metavoxel.data.cohort import Cohort, read_cohort
 from metavoxel.data.marks import marks_of
@@ -45,6 +45,8 @@ MAX_FITTED = 20_000
 """Rows at most that images are standardised by and their laws fitted to."""
 FACTS_ROWS, FACTS_WEIGHT = 512, 0.25
 """Of a step's questions about people without a scan."""
+AUTOENCODING = ("autoencoder", "encoding", "augment", "seed")
+"""The settings that an autoencoder hangs on."""
 VARIANTS = 4
 """Latents are cached for the image as it is and for this many less one augmented copies."""
 
@@ -158,7 +160,7 @@ def fit(
         autoencoder = start.codecs[image.name].autoencoder if start else None
         if image.codec == "autoencoder" and autoencoder is None:
             autoencoder = _train_autoencoder(
-                image, stack, training[own], validation, config, folder, place, resume, quiet
+                image, stack, training[own], validation, config, folder, cache, place, resume, quiet
             )
         codec = ImageCodec(image, autoencoder)
         latents = None if autoencoder is None else _encode_all(codec, stack, config, cache, place, quiet)
@@ -315,9 +317,16 @@ def _usual(
 
 def _train_autoencoder(
     image: Image, stack: ImageStack, training: Tensor, validation: Tensor, config: Config, folder: Path,
-    place: torch.device, resume: bool, quiet: bool,
+    cache: Path | None, place: torch.device, resume: bool, quiet: bool,
 ) -> Autoencoder:  # fmt: skip
+    """Of the same scans and settings it is trained once, whatever facts stand beside them: `cache` keeps it."""
     autoencoder = Autoencoder(config.autoencoder, image.shape).to(place)
+    settings = {key: value for key, value in to_dict(config).items() if key in AUTOENCODING}
+    key = digits_of(f"{stack.mark()} {image.shape} {training.tolist()} {validation.tolist()} {settings}")
+    kept = cache / f"autoencoder-{key}.safetensors" if cache else None
+    if kept is not None and kept.exists():
+        load_weights(autoencoder, read_tensors(kept)[0], kept)
+        return autoencoder.eval()
     held_out = validation[stack.present[validation]][:CHUNK]
     grid = config.autoencoder.latent_grid(image.shape)
 
@@ -339,6 +348,8 @@ def _train_autoencoder(
 
     stage = f"autoencoder-{image.name}"
     optimise(autoencoder, step, validate, config.encoding, folder / "training", stage, resume=resume, quiet=quiet)
+    if kept is not None:
+        write_tensors(kept, autoencoder.state_dict())
     return autoencoder
 
 

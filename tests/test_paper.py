@@ -416,6 +416,8 @@ def test_settings_of_a_kind_need_not_name_the_usual_one() -> None:
         mv.preset("tiny", times={"kind": "separate"})
     with pytest.raises(mv.MetavoxelError, match="net: 'unet' is unknown; choose one of 'joint', 'paper'"):
         mv.preset("tiny", net={"architecture": "unet"})
+    with pytest.raises(mv.MetavoxelError, match="autoencoder: channels of 4 must be a multiple of 8"):
+        mv.preset("tiny", autoencoder={"channels": (4, 8)})
 
 
 @pytest.mark.parametrize(

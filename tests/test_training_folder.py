@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 import metavoxel as mv
+from metavoxel import build
 from metavoxel.data.phantom import write_cohort
 from metavoxel.errors import MetavoxelError
 from metavoxel.training_folder import claimed
@@ -135,3 +137,24 @@ def test_a_home_folder_is_meant_by_a_tilde(phantoms, tmp_path, monkeypatch):
     mv.train("~/facts.csv", config, "~/m", quiet=True)
     assert sorted(path.name for path in (tmp_path / "m").iterdir()) == ["model.json", "model.safetensors", "training"]
     assert (tmp_path / "m/training/inputs.json").exists() and not (tmp_path / "~").exists()
+
+
+def test_an_autoencoder_of_the_same_scans_is_trained_once(phantoms, tmp_path, monkeypatch):
+    """Whatever facts stand beside them: the paper's model and its variants share one."""
+    stages, real = [], build.optimise
+    monkeypatch.setattr(build, "optimise", lambda *a, **k: (stages.append(a[5]), real(*a, **k))[1])
+    few = {"steps": 2, "batch": 4, "validate_every": 1}
+
+    def weights(name: str, variables: list[str], **changes: object) -> dict[str, torch.Tensor]:
+        net = {"architecture": "paper", "widths": (8, 8), "heads": 2, "context": 8, "attending": 0}
+        config = mv.preset("tiny", codec="autoencoder", autoencoder={"channels": (8, 8), "latent_channels": 2},
+                           times={"kind": "shared"}, net=net, reading=0, encoding=few, joint=few, **changes)  # fmt: skip
+        people = mv.read_cohort(phantoms, variables)
+        model = mv.train(people, config, tmp_path / name, cache=tmp_path / "cache", quiet=True)
+        return model.codecs["T1w"].autoencoder.state_dict()
+
+    first, second = weights("a", ["T1w", "age"]), weights("b", ["T1w", "age", "sex"])
+    assert stages == ["autoencoder-T1w", "joint", "joint"]
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    weights("c", ["T1w", "age"], seed=1)
+    assert stages[3:] == ["autoencoder-T1w", "joint"]

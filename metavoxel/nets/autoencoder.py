@@ -6,17 +6,25 @@ from pydantic.dataclasses import dataclass as settings
 from torch import Tensor, nn
 
 from metavoxel.codecs import STRICT
+from metavoxel.errors import MetavoxelError
 from metavoxel.nets.blocks import crop, pad_to_multiple
+
+GROUPS = 8
 
 
 @settings(frozen=True, config=STRICT)
 class AutoencoderSettings:
     """Sizes of the autoencoder; every depth after the first halves the grid."""
 
-    channels: tuple[int, ...] = (16, 32, 64)
+    channels: tuple[int, ...] = Field(default=(16, 32, 64), min_length=1)
     latent_channels: int = Field(default=8, ge=1)
     blocks: int = Field(default=1, ge=1)
     kl_weight: float = 1e-5
+
+    def __post_init__(self) -> None:
+        for width in self.channels:
+            if width < 1 or width % GROUPS:
+                raise MetavoxelError(f"channels of {width} must be a multiple of {GROUPS}, in which they are normalised")
 
     @property
     def factor(self) -> int:
@@ -43,7 +51,7 @@ class Autoencoder(nn.Module):
             channels=settings.channels,
             attention_levels=(False,) * len(settings.channels),
             latent_channels=settings.latent_channels,
-            norm_num_groups=8,
+            norm_num_groups=GROUPS,
             with_encoder_nonlocal_attn=False,
             with_decoder_nonlocal_attn=False,
         )
