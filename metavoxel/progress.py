@@ -11,6 +11,9 @@ from rich.console import Console
 EVERY = 60
 """Seconds between lines, where there is no terminal to draw bars on."""
 
+LOOKED_BACK = 600
+"""Seconds of which the time left is told; by rich's 30 there is none where one step takes longer."""
+
 
 class Bars(rich.Progress):
     """Done, elapsed and left, with a note. In a file, such as a cluster's log, bars show only as they end: there, a line a
@@ -20,7 +23,7 @@ class Bars(rich.Progress):
         super().__init__(
             rich.TextColumn("{task.description}"), rich.BarColumn(), rich.MofNCompleteColumn(), rich.TimeElapsedColumn(),
             rich.TextColumn("left"), rich.TimeRemainingColumn(), rich.TextColumn("{task.fields[note]}"),
-            disable=quiet, console=Console(stderr=True),
+            disable=quiet, console=Console(stderr=True), speed_estimate_period=LOOKED_BACK,
         )  # fmt: skip
         self._said = monotonic()
 

@@ -34,3 +34,13 @@ def test_nothing_is_said_where_nothing_was_done_or_all_should_be_quiet(capfd, mo
     with progress.one_bar("asking", quiet=True) as report:
         report(1, 2)
     assert lines(capfd) == []
+
+
+def test_the_time_left_is_told_of_slow_steps():
+    bars = progress.Bars(quiet=False)
+    clock = iter(range(100))
+    bars.get_time = lambda: 60.0 * next(clock)
+    task = bars.add_task("training", total=10, note="")
+    for done in range(4):
+        bars.update(task, completed=done)
+    assert bars.tasks[0].time_remaining is not None
