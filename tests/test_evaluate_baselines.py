@@ -131,13 +131,14 @@ def test_who_shares_a_law_gets_draws_of_their_own(made: Path, monkeypatch: pytes
     def asked(first: int, rows: slice) -> dict[int, np.ndarray]:
         own = Given(age.value[rows], observed=age.observed[rows])
         known, everyone = {"age": own}, torch.ones(len(own.value), dtype=torch.bool)
-        parts = draws_by_replacement(model, known, ["mmse"], 2, everyone, first, seed=3)
-        return {first + int(row): x for rows, drawn in parts for row, x in zip(rows, drawn["mmse"].numpy())}
+        parts = draws_by_replacement(model, known, ["T1w"], 2, everyone, first, seed=3)
+        means = ((rows, drawn["T1w"].flatten(2).mean(2).numpy()) for rows, drawn in parts)
+        return {first + int(row): x for rows, each in means for row, x in zip(rows, each)}
 
     whole = asked(0, slice(0, 4))
     assert sorted(whole) == [0, 1, 2, 3] and len(np.unique(np.concatenate(list(whole.values())))) == 8
     assert np.allclose(asked(1, slice(1, 2))[1], whole[1], atol=1e-5)
-    assert list(draws_by_replacement(model, {"age": age}, ["mmse"], 2, torch.zeros(4, dtype=torch.bool), 0, 3)) == []
+    assert list(draws_by_replacement(model, {"age": age}, ["T1w"], 2, torch.zeros(4, dtype=torch.bool), 0, 3)) == []
 
 
 def test_the_papers_way_is_asked_of_some_people(made: Path, cohort: Cohort, tmp_path: Path) -> None:
