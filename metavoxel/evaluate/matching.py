@@ -77,7 +77,8 @@ def reading_section(findings: Findings, image: str) -> Section:
         learnt = (drawn[f"{metric}, {TRAINED} {kind}"] for kind in ("drawn", "both"))
         rows.append((metric.replace("_", " "), *(_in_brackets(figure) for figure in (one, other, *learnt, constant))))
         sign = _sign(one, other) * (-1 if score == "mae" else 1)
-        told.setdefault(name, []).append((sign, f"{score} {one.value:.3g} against {other.value:.3g}"))
+        words = score.replace("_", " ")
+        told.setdefault(name, []).append((sign, f"{words} {one.value:.3g} against {other.value:.3g}"))
     said: dict[str, list[str]] = {}
     for name, own in told.items():
         signs = [sign for sign, _ in own]
