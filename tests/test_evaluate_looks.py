@@ -1,13 +1,17 @@
 """What the report says of drawn scans: whether they are told from real ones, and whether they are copies."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from metavoxel.evaluate import looks, scans
 from metavoxel.evaluate.copies import Audit, audit
+from metavoxel.evaluate.evaluation import Options
 from metavoxel.evaluate.features import Extractor
 from metavoxel.evaluate.figures import OURS, Findings
 from metavoxel.evaluate.looks import (
@@ -174,3 +178,26 @@ def test_what_a_network_is_stands_in_the_record_and_below_the_table() -> None:
     assert page.note.endswith("Not to compare across papers.")
     record = {"name": "densenet trained here", "checksum": "sha256:abc", "remark": "Not to compare across papers."}
     assert spaces["densenet"].record == [record]
+
+
+def test_a_drawn_scan_stands_beside_the_scan_of_its_own_person(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second of those for whom scans were drawn has no scan of their own."""
+    seen: list[np.ndarray] = []
+    monkeypatch.setattr(looks, "mosaic", lambda scans, *_, **__: seen.append(scans) or b"")
+    made, real = heads(1, 14), heads(2, 13)
+    own = gallery(made, real)
+    people = pd.Series([f"sub-{i:02d}" for i in range(14)])
+    own = replace(own, made_rows=own.made_rows.assign(participant_id=people),
+                  real_rows=own.real_rows.assign(participant_id=people.drop(1).to_numpy()))  # fmt: skip
+    images_section(looked_at(own, {"voxels": Space(flat)})[1], own, {"voxels": Space(flat)}, ["age"])
+    assert np.array_equal(seen[0][:4], [made[0], real[0], made[2], real[1]])
+
+
+def test_no_more_scans_are_held_than_memory_is_meant_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scans, "MOST_SCANS", 10)
+    run = SimpleNamespace(options=Options(), findings=Findings({}))
+    voxels, rows = heads(1, 25), pd.DataFrame({"participant_id": range(25)})
+    kept, whose = scans._some(run, voxels, rows, "training scans")  # type: ignore[arg-type]
+    assert len(kept) == 10 and np.array_equal(kept, voxels[whose["participant_id"]])
+    assert run.findings.left_out == ["10 of 25 training scans were compared with drawn ones, at random."]
+    assert scans._some(run, voxels[:9], rows[:9], "")[0] is not None and len(run.findings.left_out) == 1  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import fisher_exact
 
+from metavoxel.data.table import IDENTIFIERS
 from metavoxel.errors import MetavoxelError
 from metavoxel.evaluate.copies import Audit, Fold, audit, audit_folds
 from metavoxel.evaluate.features import WHOLE, Extractor
@@ -221,16 +222,12 @@ def images_section(findings: Findings, gallery: Gallery, spaces: Mapping[str, Sp
             cells = [_shown(findings, gallery, space, metric, who) for who in (OURS, *others, REAL)]
             if cells[0]:
                 rows.append((f"{space}: {metric.replace('_', '-')}", *cells))
-    pairs = [scan for pair in zip(gallery.made[:SHOWN], gallery.real[:SHOWN]) for scan in pair]
-    asked = [f"drawn: {_in_words(row, names)}" for row in gallery.made_rows[:SHOWN].to_dict("records")]
-    captions = [words for caption in asked for words in (textwrap.fill(caption, CAPTION), "the person who is so")]
-    png = mosaic(np.stack(pairs).astype(np.float32), captions, gallery.spacing, columns=2, window=(0, 1))
     used = _of(findings, gallery, next(iter(own)), "mmd")
     assert used is not None
     return Section(
         f"Do drawn {gallery.name} scans look real?",
         " ".join([_told(findings, gallery, own), *(_beside(findings, gallery, own, who) for who in others)]),
-        [Picture(png, f"Drawn {gallery.name} scans beside the real ones of the same facts")],
+        _beside_real(gallery, names),
         Table((f"{used.n} scans each", "drawn", *others, "real (floor)"), rows), columns=1,
         note=" ".join([
             "Floor: real scans of other people in the drawn ones' place; no figure is zero for so few, and FID least of "
@@ -240,6 +237,21 @@ def images_section(findings: Findings, gallery: Gallery, spaces: Mapping[str, Sp
             *dict.fromkeys(network.remark for space in own.values() for network in space.networks),
         ]),
     )  # fmt: skip
+
+
+def _beside_real(gallery: Gallery, names: Sequence[str]) -> list[Picture]:
+    """A few drawn scans, each beside that of the person for whose facts it was drawn; not everybody has one."""
+    keys = [key for key in IDENTIFIERS if key in gallery.made_rows and key in gallery.real_rows]
+    parts = [rows[keys].assign(**{whose: range(len(rows))}) for whose, rows in
+             (("made", gallery.made_rows), ("real", gallery.real_rows))]  # fmt: skip
+    both = parts[0].merge(parts[1], on=keys).drop_duplicates("made")[:SHOWN]
+    if both.empty:
+        return []
+    pairs = [scan for made, real in zip(both["made"], both["real"]) for scan in (gallery.made[made], gallery.real[real])]
+    asked = [f"drawn: {_in_words(row, names)}" for row in gallery.made_rows.iloc[both["made"]].to_dict("records")]
+    captions = [words for caption in asked for words in (textwrap.fill(caption, CAPTION), "the person who is so")]
+    png = mosaic(np.stack(pairs).astype(np.float32), captions, gallery.spacing, columns=2, window=(0, 1))
+    return [Picture(png, f"Drawn {gallery.name} scans beside the real ones of the same facts")]
 
 
 def _of(findings: Findings, gallery: Gallery, space: str, metric: str, who: str = OURS) -> Figure | None:

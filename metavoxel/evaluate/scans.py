@@ -35,8 +35,8 @@ from metavoxel.page import Section
 from metavoxel.progress import one_bar
 from metavoxel.schema import Image
 
-MOST_TRAINING = 2000
-"""Scans that drawn ones are compared with, voxel by voxel."""
+MOST_SCANS = 2000
+"""Of training people, and of those asked about, that drawn scans are compared with: their voxels are held in memory."""
 DENSENET = "densenet/network-1.safetensors"
 DRAWING = ("image-only", "paper", "continuous-sex")
 """The baselines that draw scans."""
@@ -169,17 +169,22 @@ def _measure(run: Evaluation, image: Image, gallery: Gallery, others: Mapping[st
 
 
 def _gallery(run: Evaluation, image: Image, made: np.ndarray, made_rows: pd.DataFrame) -> Gallery:
-    real, rows = scans_of(run, run.cohort, image)
-    training, learned = (None, None) if run.training is None else scans_of(run, run.training, image)
-    if training is not None and learned is not None and run.training is not None:
-        if len(training) > MOST_TRAINING:
-            said = f"Copies: {MOST_TRAINING} of {len(training)} training scans were compared, at random."
-            run.findings.left_out.append(said)
-            some = np.sort(np.random.default_rng(run.options.seed).permutation(len(training))[:MOST_TRAINING])
-            training, learned = training[some], learned.iloc[some].reset_index(drop=True)
+    real, rows = _some(run, *scans_of(run, run.cohort, image), "scans of people asked about")
+    training, learned = None, None
+    if run.training is not None:
+        training, learned = _some(run, *scans_of(run, run.training, image), "training scans")
         if run.training.root != run.cohort.root:  # sub-01 of two studies are two people
             learned = learned.assign(participant_id=f"{run.training.root.name}/" + learned["participant_id"])
     return Gallery(image.name, image.spacing, made, made_rows, real, rows, training, learned)
+
+
+def _some(run: Evaluation, scans: np.ndarray, rows: pd.DataFrame, what: str) -> tuple[np.ndarray, pd.DataFrame]:
+    """No more than MOST_SCANS, at random."""
+    if len(scans) <= MOST_SCANS:
+        return scans, rows
+    run.findings.left_out.append(f"{MOST_SCANS} of {len(scans)} {what} were compared with drawn ones, at random.")
+    some = np.sort(np.random.default_rng(run.options.seed).permutation(len(scans))[:MOST_SCANS])
+    return scans[some], rows.iloc[some].reset_index(drop=True)
 
 
 def spaces_of(run: Evaluation) -> dict[str, Spaces]:
