@@ -33,7 +33,7 @@ DRAWING = {"times": {"read": 0.3}, "joint": {"steps": 900}}
 LAST = DRAWING | {"joint": DRAWING["joint"] | {"validate_every": 900}}
 """The joint model is taken as it is at the end, and what it knows by heart is not believed (`scalars.sureness`)."""
 MOST = 120
-"""People whom the paper's inference is asked about, which takes a CPU half a minute each for all questions."""
+"""People whom the paper's inference is asked about, which takes one core some five seconds each for all four questions."""
 
 
 def metavoxel(*words: object) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from metavoxel.diffusion import encode_once, expect
 from metavoxel.methods import draw_facts
 from metavoxel.processes import Discrete
-from metavoxel.question import Denoiser, Given, laid_out
+from metavoxel.question import Denoiser, Given, laid_out, there_of
 from metavoxel.schema import Schema, State
 
 QUANTILE = 0.95
@@ -37,7 +37,8 @@ def contradictions(
         drawn = draw_facts(reader, schema, known, free, draws, seed, first_row=first)
         rows = len(drawn[free[0]])
         first += rows
-        seen = _told_something(known, rows)
+        # of people of whom nothing is there, where anything is given at all, it is the same question again
+        seen = there_of(known, rows) if known else torch.ones(rows, dtype=torch.bool)
         for name, way in gaps:
             through = by_way_of(reader, schema, known, name, way, drawn[way])
             gaps[name, way].append(_gap(schema, name, direct, through, drawn[name])[seen])
@@ -48,13 +49,6 @@ def contradictions(
         found.append({"variable": name, "through": way, "gap": float(gap.mean()),
                       "gap_q95": float(gap.quantile(QUANTILE)) if len(gap) else math.nan, "rows": len(gap)})  # fmt: skip
     return pd.DataFrame(found)
-
-
-def _told_something(known: Mapping[str, Given], rows: int) -> Tensor:
-    """(rows,) bool: of whom a scan or a fact is there, where anything is given at all; others are all the same question."""
-    masks = [torch.ones(rows, dtype=torch.bool) if given.observed is None else given.observed.cpu().expand(rows)
-             for given in known.values()]  # fmt: skip
-    return torch.stack(masks).any(0) if masks else torch.ones(rows, dtype=torch.bool)
 
 
 def by_way_of(

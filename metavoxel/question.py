@@ -83,6 +83,14 @@ class Given:
     each: bool = False
 
 
+def there_of(given: Mapping[str, Given], rows: int) -> Tensor:
+    """(rows,) bool: of whom anything of what is given is there; where nothing is given, of nobody."""
+    found = torch.zeros(rows, dtype=torch.bool)
+    for value in given.values():
+        found |= torch.ones_like(found) if value.observed is None else value.observed.cpu()
+    return found
+
+
 def count_rows(schema: Schema, given: Mapping[str, Given], want: Sequence[str]) -> int:
     """How many rows a question is about. Raises MetavoxelError for one that makes no sense."""
     unknown = [name for name in (*given, *want) if name not in schema]

@@ -201,3 +201,12 @@ def test_no_more_scans_are_held_than_memory_is_meant_for(monkeypatch: pytest.Mon
     assert len(kept) == 10 and np.array_equal(kept, voxels[whose["participant_id"]])
     assert run.findings.left_out == ["10 of 25 training scans were compared with drawn ones, at random."]
     assert scans._some(run, voxels[:9], rows[:9], "")[0] is not None and len(run.findings.left_out) == 1  # type: ignore[arg-type]
+
+
+def test_the_model_draws_for_its_own_cohort_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only baselines know classes as numbers: a number that looks like a class here turns no other into one."""
+    drawn: list[object] = []
+    monkeypatch.setattr(scans, "_draw", lambda run, models, tests, folder: drawn.append(tests) or ({}, None))
+    run = SimpleNamespace(options=Options(), findings=Findings({}), sides=[SimpleNamespace(model="m", test="cohort")],
+                          model=SimpleNamespace(schema=SimpleNamespace(images=())))  # fmt: skip
+    assert list(scans.image_sections(run, {"T1w": {}})) == [] and drawn == [["cohort"]]  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from metavoxel.methods import draw, walk
 from metavoxel.model import MetaVoxel
-from metavoxel.question import Given
+from metavoxel.question import Given, there_of
 from metavoxel.schema import State
 
 PAPER_DRAWS = 3
@@ -48,8 +48,4 @@ def facts_by_replacement(
 
 def scanned(model: MetaVoxel, known: Mapping[str, Given], rows: int) -> Tensor:
     """(rows,) bool: who has a scan, of which such a model can be asked without drawing one along."""
-    found = torch.zeros(rows, dtype=torch.bool)
-    for image in model.schema.images:
-        given = known[image.name]
-        found |= torch.ones(rows, dtype=torch.bool) if given.observed is None else given.observed.cpu()
-    return found
+    return there_of({image.name: known[image.name] for image in model.schema.images}, rows)

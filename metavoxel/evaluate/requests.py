@@ -17,7 +17,7 @@ from sklearn.utils import gen_batches
 
 from metavoxel.errors import MetavoxelError
 from metavoxel.evaluate.figures import CONSTANT
-from metavoxel.evaluate.scores import bootstrap, number_scores
+from metavoxel.evaluate.scores import SD_95, bootstrap, number_scores
 
 Sample = tuple[np.ndarray, pd.DataFrame]
 """Scans (n, *shape) and the facts beside them, n rows."""
@@ -29,7 +29,6 @@ Fit = Callable[[Sample, Sequence[str]], Predictor]
 COMPONENTS, BATCH = 100, 256
 SHUFFLES = 50
 LEAST_KNOWN = 2
-SD_95 = 1.96
 PERSON = "participant_id"
 
 

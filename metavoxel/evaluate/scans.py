@@ -13,7 +13,7 @@ from metavoxel.evaluate.anatomy import Ruler
 from metavoxel.evaluate.copies import Fold
 from metavoxel.evaluate.drawing import draw_scans
 from metavoxel.evaluate.evaluation import Evaluation
-from metavoxel.evaluate.features import medicalnet, radimagenet, trained
+from metavoxel.evaluate.features import WHOLE, medicalnet, radimagenet, trained
 from metavoxel.evaluate.looks import (
     Gallery,
     See,
@@ -49,7 +49,7 @@ def image_sections(run: Evaluation, spaces: Mapping[str, Spaces]) -> Iterator[Se
     found, seed, model = run.findings, run.options.seed, run.model
     if not spaces:
         return
-    drawn, rows = _draw(run, [side.model for side in run.sides], "drawn")
+    drawn, rows = _draw(run, [side.model for side in run.sides], [side.test for side in run.sides], "drawn")
     networks: dict[str, object] = {}
     found.about = {**found.about, "features": networks}
     for image in model.schema.images:
@@ -83,15 +83,16 @@ def scans_of(run: Evaluation, cohort: Cohort, image: Image) -> tuple[np.ndarray,
 
 
 def _draw(
-    run: Evaluation, models: Sequence[MetaVoxel], folder: str, whose: str = ""
+    run: Evaluation, models: Sequence[MetaVoxel], tests: Sequence[Cohort], folder: str, whose: str = ""
 ) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
-    """Of every image a scan (n, *shape) for the first people of every fold, by its model, and these people's rows."""
+    """Of every image a scan (n, *shape) for the first people of every fold, by its model, and these people's rows. tests:
+    of each fold, as its model knows it."""
     parts, rows, first = [], [], 0
-    for model, side in zip(models, run.sides):
+    for model, test, side in zip(models, tests, run.sides):
         n = run.share(side)
         with one_bar(f"drawing{whose}{side.words}", run.quiet) as report:
             own = run.work / f"{folder}{side.suffix}"
-            parts.append(draw_scans(model, as_known(side.test, model), own, n, run.options.seed, report, first))
+            parts.append(draw_scans(model, test, own, n, run.options.seed, report, first))
         rows.append(side.test.table.iloc[: parts[-1].n])
         first += len(side.test)
     names = [image.name for image in models[0].schema.images]
@@ -140,7 +141,8 @@ def _beside(run: Evaluation, image: Image) -> dict[str, np.ndarray]:
             run.findings.left_out.append(f"Looks of {image.name} beside the {name} baseline: its grid is another one.")
             continue
         weights = checksum(folders[0] / "model.safetensors").removeprefix("sha256:")[:8]
-        found[name] = _draw(run, others, f"drawn-{name}-{weights}", f", {name}")[0][image.name]
+        tests = [as_known(side.test, other) for side, other in zip(run.sides, others)]
+        found[name] = _draw(run, others, tests, f"drawn-{name}-{weights}", f", {name}")[0][image.name]
     return found
 
 
@@ -223,4 +225,4 @@ def _by_each(networks: Sequence[See], scans: np.ndarray) -> dict[str, np.ndarray
 def _anatomy(measure: Ruler, scans: np.ndarray) -> dict[str, np.ndarray]:
     """log millilitres of every tissue; of a scan in which no brain is found, those of a speck: as unlike as can be."""
     found = measure(scans).to_numpy()
-    return {"whole": np.log(np.maximum(np.nan_to_num(found), 1.0))}
+    return {WHOLE: np.log(np.maximum(np.nan_to_num(found), 1.0))}

@@ -21,6 +21,8 @@ LEAST_PROBABILITY = float(np.finfo(float).eps)
 ROUNDING = 1e-3
 """That a row's probabilities may be off from 1 in sum, and answers from one another, of the truth's range."""
 
+SD_95 = 1.96
+"""A normal estimate's 95 % interval, in standard errors to each side."""
 AT_ONCE = 250
 """Repeats of all people that are in memory together."""
 
