@@ -107,19 +107,22 @@ def real(work: Path, prepared: Path, only: str, by_site: bool) -> None:
                   "--cache", work / "cache", "--variables", "T1w,age,sex")  # fmt: skip
     start = time.monotonic()
     metavoxel("evaluate", f"{work}/{name}-{{fold}}", table, "-o", work / f"report-{name}", "--split", split, "--baselines",
-              f"{work}/{name}-baselines-{{fold}}", "--licence", "CC0 (ds002748), CC BY-SA 3.0 (IXI)")  # fmt: skip
+              f"{work}/{name}-baselines-{{fold}}", "--by", "group", "--licence", "CC0 (ds002748), CC BY-SA 3.0 (IXI)")  # fmt: skip
     published(name, work / f"report-{name}", start, len(pd.read_csv(table, sep="\t")))
 
 
 def _people(work: Path, prepared: Path) -> Path:
-    """Both cohorts as one table of paths and facts."""
+    """Both cohorts as one table of paths and facts, and who of ds002748 has a depression, which no model is told."""
     table = work / "people.tsv"
     sites = {
         "ds002748": mv.read_cohort(prepared / "ds002748", ["T1w", "age", "sex=gender"]),
         "ixi50": mv.read_cohort(prepared / "ixi50", ["T1w", "age", "sex"]),
     }
     both = mv.concat(sites)
-    both.table.assign(T1w=[path and path.resolve() for path in both.scans["T1w"]]).to_csv(table, sep="\t", index=False)
+    groups = pd.read_csv(prepared / "ds002748" / "participants.tsv", sep="\t").set_index("participant_id")["group"]
+    both.table.assign(
+        T1w=[path and path.resolve() for path in both.scans["T1w"]], group=both.table["participant_id"].map(groups)
+    ).to_csv(table, sep="\t", index=False)
     return table
 
 

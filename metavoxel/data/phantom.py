@@ -161,16 +161,17 @@ def _causes(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return rows["age"].to_numpy(float), (rows["sex"] == "M").to_numpy(int), ill.to_numpy(int)
 
 
-def posterior(rows: pd.DataFrame, given: Sequence[str] = ()) -> pd.DataFrame:
+def posterior(rows: pd.DataFrame, given: Sequence[str] = (), anatomy: bool = True) -> pd.DataFrame:
     """The exact p(age, sex[, diagnosis, mmse] | anatomy, given) of each row, in the columns that `predict` writes.
 
     `rows`: participant_id, NUMBERS and the columns named in `given` (any of age, sex, diagnosis, mmse), which are left out
-    of the answer. Diagnosis and mmse belong to the law if and only if `rows` has the column diagnosis. Quadrature over age
-    by midpoints of cells of a quarter of a year, quantiles by linear interpolation within a cell; sums over sex, diagnosis
-    and scores. A quantile of the score is the least whole score that is not exceeded with that probability.
+    of the answer. anatomy: False: as if the NUMBERS were not known. Diagnosis and mmse belong to the law if and only if
+    `rows` has the column diagnosis. Quadrature over age by midpoints of cells of a quarter of a year, quantiles by linear
+    interpolation within a cell; sums over sex, diagnosis and scores. A quantile of the score is the least whole score that
+    is not exceeded with that probability.
     """
     _check(rows, given)
-    table = pd.concat([_summary(rows.iloc[i : i + 256], given) for i in range(0, len(rows), 256)])
+    table = pd.concat([_summary(rows.iloc[i : i + 256], given, anatomy) for i in range(0, len(rows), 256)])
     table.insert(0, "participant_id", rows["participant_id"])
     return table
 
@@ -207,8 +208,10 @@ def posterior_mass(rows: pd.DataFrame, given: Sequence[str] = ()) -> np.ndarray:
     return _mass_and_hippocampus(rows, given)[0]
 
 
-def _mass_and_hippocampus(rows: pd.DataFrame, given: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """`posterior_mass`, and in each of its cells the standing of the hippocampi there, in sds."""
+def _mass_and_hippocampus(
+    rows: pd.DataFrame, given: Sequence[str], anatomy: bool = True
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """`posterior_mass`, and in each of its cells the standing of the hippocampi there, in sds; None without anatomy."""
     numbers = rows[list(NUMBERS)].to_numpy(float, copy=True)
     numbers[:, 2] = 100 - numbers[:, 2]
     levels = _levels(rows)
@@ -216,29 +219,30 @@ def _mass_and_hippocampus(rows: pd.DataFrame, given: Sequence[str]) -> tuple[np.
     age = age[:, :, None, None]
     mean, sd = _law(age, np.arange(2)[:, None], np.arange(len(levels.get("diagnosis", ("control",)))))
     standing = (np.log(numbers)[:, None, None, None] - mean) / sd
+    hippocampus = standing[..., 4] if anatomy else None
     white = standing @ np.linalg.inv(_CHOLESKY).T
-    log_mass = -0.5 * np.square(white).sum(-1) - np.log(sd).sum(-1)
+    log_mass = -0.5 * np.square(white).sum(-1) - np.log(sd).sum(-1) if anatomy else np.zeros(standing.shape[:-1])
     if "diagnosis" in levels:
         log_mass = log_mass + np.log(disease.diagnosis_probabilities(age[..., 0]))
     if SCORE in given:
-        log_mass = log_mass + _log_score(rows[SCORE].to_numpy(int), standing[..., 4])
+        log_mass = log_mass + _log_score(rows[SCORE].to_numpy(int), hippocampus)
     for axis, (name, names) in enumerate(levels.items()):
         if name in given:
             known = rows[name].to_numpy()[:, None] == np.array(names)
             log_mass = np.where(np.expand_dims(known, (1, 3 - axis)), log_mass, -np.inf)
     mass = np.exp(log_mass - log_mass.max((1, 2, 3), keepdims=True))
-    return mass / mass.sum((1, 2, 3), keepdims=True), standing[..., 4]
+    return mass / mass.sum((1, 2, 3), keepdims=True), hippocampus
 
 
-def _log_score(scores: np.ndarray, hippocampus: np.ndarray) -> np.ndarray:
-    """log p(each row's score | diagnosis, hippocampus), (n, cells, 2, 3)."""
-    pairs = zip(scores, hippocampus, strict=True)
+def _log_score(scores: np.ndarray, hippocampus: np.ndarray | None) -> np.ndarray:
+    """log p(each row's score | diagnosis, hippocampus), (n, cells, 2, 3); (n, 1, 1, 3) without it."""
+    pairs = zip(scores, [None] * len(scores) if hippocampus is None else hippocampus, strict=True)
     p = [disease.score_cdf(score, h) - disease.score_cdf(score - 1, h) for score, h in pairs]
     return np.log(np.maximum(np.stack(p), 1e-300))  # a score that a diagnosis as good as excludes
 
 
-def _summary(rows: pd.DataFrame, given: Sequence[str]) -> pd.DataFrame:
-    mass, hippocampus = _mass_and_hippocampus(rows, given)
+def _summary(rows: pd.DataFrame, given: Sequence[str], anatomy: bool) -> pd.DataFrame:
+    mass, hippocampus = _mass_and_hippocampus(rows, given, anatomy)
     answer: dict[str, np.ndarray] = {}
     if "age" not in given:
         p = mass.sum((2, 3))

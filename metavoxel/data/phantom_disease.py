@@ -49,13 +49,17 @@ def _whole(score: np.ndarray) -> np.ndarray:
     return np.clip(np.round(score), 0, BEST).astype(int)
 
 
-def score_cdf(score: int, hippocampus: np.ndarray) -> np.ndarray:
-    """p(score or less | diagnosis, hippocampus), for standings (..., 3), the last axis by DIAGNOSES."""
+def score_cdf(score: int, hippocampus: np.ndarray | None) -> np.ndarray:
+    """p(score or less | diagnosis, hippocampus), for standings (..., 3), the last axis by DIAGNOSES. None: not known, which
+    gives (1, 1, 3)."""
+    shape = (1, 1, 3) if hippocampus is None else np.broadcast_shapes(hippocampus.shape, (3,))
     if score >= BEST:
-        return np.ones(np.broadcast_shapes(hippocampus.shape, (3,)))
+        return np.ones(shape)
     if score < 0:
-        return np.zeros(np.broadcast_shapes(hippocampus.shape, (3,)))
+        return np.zeros(shape)
     standing = (score + 0.5 - _SCORE_MEAN) / _SCORE_SD
+    if hippocampus is None:
+        return np.broadcast_to(ndtr(standing), shape)
     return ndtr((standing - _WITH_HIPPOCAMPUS * hippocampus) / np.sqrt(1 - _WITH_HIPPOCAMPUS**2))
 
 

@@ -14,6 +14,7 @@ from metavoxel.data.table import bare_id, bare_sessions
 from metavoxel.draws import quantiles
 from metavoxel.errors import MetavoxelError
 from metavoxel.evaluate.asking import BOTH, NOTHING, OTHERS, SCAN, Answers, given_sets
+from metavoxel.evaluate.exact import ExactAnswers
 from metavoxel.evaluate.figures import CONSTANT, EXACT, OURS
 from metavoxel.naming import level_columns
 from metavoxel.schema import Categorical, Scalar
@@ -57,11 +58,10 @@ class Claim:
 
 def claims(answers: Answers, baselines: Path | None) -> Iterator[Claim]:
     """All claims about all numbers and classes; without rows, none."""
-    posterior = answers.cohort.root / POSTERIOR
-    others = {(EXACT, SCAN): posterior} if posterior.is_file() else {}
-    if baselines is not None:
-        others |= predictions_of(baselines)
+    others = {} if baselines is None else predictions_of(baselines)
     tables = {asked: _by_row(path, answers.cohort) for asked, path in others.items()}
+    posterior = answers.cohort.root / POSTERIOR
+    law = ExactAnswers(_by_row(posterior, answers.cohort), answers) if posterior.is_file() else None
     for v in answers.model.schema.scalars:
         truth = answers.truth(v.name)
         for given in given_sets(answers.model):
@@ -75,6 +75,9 @@ def claims(answers: Answers, baselines: Path | None) -> Iterator[Claim]:
                 joint = None if joint is None else joint[rows]
                 yield from _some(Claim(OURS, given, v, rows, truth[rows], told, draws, low_high, joint))
         yield from _some(_constant(answers, v, truth))
+        if law is not None:
+            for given in given_sets(answers.model):
+                yield from _some(_tabulated(EXACT, given, law.of(v.name, given), v, truth))
         for (who, given), table in tables.items():
             yield from _some(_tabulated(who, given, table, v, truth))
 
