@@ -24,7 +24,7 @@ from metavoxel.paper import PaperDenoiser
 from metavoxel.processes import Discrete
 from metavoxel.question import Coverage, ScalarLaws
 from metavoxel.recalibration import Recalibration
-from metavoxel.scalars import clean, law, loss, tempered
+from metavoxel.scalars import beside_facts, clean, law, loss, tempered
 from metavoxel.schema import Scalar, Schema, State, Times, Variable
 
 MOST_KINDS = 1 << 62
@@ -39,6 +39,8 @@ class JointDenoiser(nn.Module):
 
     sureness: Tensor
     """(scalars,): how much of what it says of each a whole scan is believed; see `scalars.sureness`."""
+    share: Tensor
+    """(scalars,): how much of what a whole scan adds to other facts is believed; see `scalars.beside_facts`."""
 
     def __init__(self, schema: Schema, settings: NetSettings, coverage: Coverage) -> None:
         super().__init__()
@@ -50,7 +52,9 @@ class JointDenoiser(nn.Module):
         self.laws = nn.ModuleDict({image.name: ImageLaw(image.entry_shape, facts, image.fitted.factors,
                                                         image.fitted.neighbours) for image in schema.images})  # fmt: skip
         self.recalibrations = nn.ModuleDict({name: Recalibration(channels, facts) for name, channels in images.items()})
-        self.register_buffer("sureness", torch.ones(len(schema.scalars)))
+        for name in ("sureness", "share"):
+            self.register_buffer(name, torch.ones(len(schema.scalars)))
+        self.later = {"share": torch.ones(len(schema.scalars))}
 
     @property
     def device(self) -> torch.device:
@@ -71,6 +75,7 @@ class JointDenoiser(nn.Module):
     def forget_held_out(self) -> None:
         """As it was trained: without what people not trained on had said of it."""
         self.sureness.fill_(1.0)
+        self.share.fill_(1.0)
         for image in self.schema.images:
             self.recalibration(image.name).shift.zero_()
 
@@ -92,12 +97,12 @@ class JointDenoiser(nn.Module):
         """Raw outputs for the scalars, clean images."""
         scan = self._encode(state, times)
         tokens = self._attend(state, times, scan)
-        raw = self.read(tokens, times, scan)
+        raw = self.read(tokens, state, times, scan)
         if scan is None:
             return raw, {}
         return raw, self._images(scan, tokens.unflatten(0, (len(scan.features.embedding), -1))[:, 0], state, times)
 
-    def read(self, tokens: Tensor, times: Times, scan: Scan | None) -> State:
+    def read(self, tokens: Tensor, state: State, times: Times, scan: Scan | None) -> State:
         """Raw outputs for the scalars, as sure as they may be. Of whom nothing else is told, the law over people is the
         answer: the network, which is rarely asked so, has nothing to add."""
         raw, scalars = self.net.tokens.read(tokens), self.schema.scalars
@@ -107,7 +112,20 @@ class JointDenoiser(nn.Module):
         told = torch.stack([times[v.name] < 1 for v in scalars])
         others = told.sum(0) - told.long() > 0
         factors = self.sureness[:, None] ** seen * (others if scan is None else others | (seen > 0))
-        return {v.name: tempered(v, raw[v.name], factor) for v, factor in zip(scalars, factors)}
+        raw = {v.name: tempered(v, raw[v.name], factor) for v, factor in zip(scalars, factors)}
+        asked = torch.stack([times[v.name] > 0 for v in scalars])
+        if scan is None or bool((self.share == 1).all()) or not bool((asked & others & (seen > 0)).any()):
+            return raw
+        without = self.without_scan(state, times)
+        shares = torch.where(others, self.share[:, None] ** seen, 1.0)
+        return {v.name: beside_facts(v, raw[v.name], without[v.name], share) for v, share in zip(scalars, shares)}
+
+    def without_scan(self, state: State, times: Times) -> State:
+        """Raw outputs for the scalars of whom other scalars alone are told."""
+        grids = {image.name: (1, 2 * image.fitted.channels, *image.fitted.grid) for image in self.schema.images}
+        nothing = {name: torch.zeros(grid, device=self.device) for name, grid in grids.items()}
+        scan = self.net.encode(nothing, {name: torch.ones_like(x[:, :1]) for name, x in nothing.items()})
+        return self.net.tokens.read(self._attend(state, times, scan, only_asked=True))
 
     def law_of_scalars(self, raw: State, state: State, times: Times) -> ScalarLaws:
         """Raw outputs -> what is believed of every scalar."""
@@ -201,7 +219,8 @@ class FrozenScan:
         return {name: x[scan * len(first) + which] for name, x in self._raw(*once).items()}
 
     def _raw(self, state: State, times: Times) -> State:
-        return self.denoiser.read(self.denoiser._attend(state, times, self.scan, only_asked=True), times, self.scan)
+        tokens = self.denoiser._attend(state, times, self.scan, only_asked=True)
+        return self.denoiser.read(tokens, state, times, self.scan)
 
     def _alike(self, state: State, times: Times) -> tuple[Tensor, Tensor] | None:
         """A row of each kind of question, and which of these every row asks, whatever its scan; None where there are many

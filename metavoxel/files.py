@@ -95,14 +95,19 @@ def remove_others(folder: Path, written: Collection[Path], *patterns: str) -> No
                 path.unlink()
 
 
+LOCK = "lock"
+"""The file that says which process is at work in a folder."""
+
+
 @contextmanager
-def only_one(path: Path, doing: str) -> Iterator[None]:
-    """Hold a lock on the file `path` for the block; the system frees it when the process ends, however it ends.
+def only_one(folder: Path, doing: str) -> Iterator[None]:
+    """Hold a lock on the folder's file LOCK for the block; the system frees it when the process ends, however it ends.
 
     Raises MetavoxelError that says who holds it (`doing`: "preparing into OUT") when another process does.
     """
     import fcntl
 
+    path = folder / LOCK
     try:
         handle = path.open("a+", encoding="utf-8")
     except OSError as error:

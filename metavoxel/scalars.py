@@ -9,6 +9,7 @@ Both learn by log p(x_0): by squared error a number's mean came out as well, but
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from scipy.optimize import minimize_scalar
@@ -21,6 +22,9 @@ from metavoxel.schema import Categorical, Scalar
 SPREAD = 0.2
 """Spread of log sureness before any held-out people are asked: two dozen of them say little."""
 SURENESS = 0.05, 2.0
+SHARE_SPREAD, SHARE = 0.5, (0.05, 1.0)
+"""The same of the log of how much is believed of what a scan adds to facts."""
+TINY = 1e-12
 
 
 def law(v: Scalar, raw: Tensor, x: Tensor, tau: Tensor) -> Mixture | Tensor:
@@ -65,12 +69,45 @@ def sureness(
     def losses(log_factor: float) -> Tensor:
         return loss(v, tempered(v, raw, torch.exp(log_factor * shown)), x, tau, x0)
 
-    def cost(log_factor: float) -> float:
-        return people * float(losses(log_factor).double().mean()) + 0.5 * (log_factor / SPREAD) ** 2
-
-    low, high = (math.log(bound) for bound in SURENESS)
-    found = float(minimize_scalar(cost, bounds=(low, high), method="bounded").x)
+    found = _least(losses, people, SPREAD, SURENESS)
     return math.exp(found), losses(found)
+
+
+def beside_facts(v: Scalar, raw: Tensor, without: Tensor, share: Tensor) -> Tensor:
+    """Raw outputs given a scan and facts of which only `share` (n,) of what the scan adds is believed: 0 nothing, 1 all.
+
+    without: told of the same facts alone. The logs of what both say are mixed, so that evidence counts in shares.
+    """
+    share = share[:, None]
+    if isinstance(v, Categorical):
+        return torch.lerp(without, raw, share)
+    (means_0, sharpness_0, weights_0), (means, sharpness, weights) = _side_by_side(without), _side_by_side(raw)
+    before, after = sharpness_0**2, sharpness**2
+    precision = torch.lerp(before, after, share)
+    means = torch.lerp(before * means_0, after * means, share) / precision.clamp_min(TINY)
+    return torch.cat([means, precision.sqrt(), torch.lerp(weights_0, weights, share)], -1)
+
+
+def share_beside_facts(
+    v: Scalar, raw: Tensor, without: Tensor, x: Tensor, tau: Tensor, x0: Tensor, shown: Tensor, people: int
+) -> float:
+    """The share at which people who were not trained on lose least, as `sureness`: of a scan that was learnt by heart a
+    network believes so much that it forgets the facts."""
+
+    def losses(log_share: float) -> Tensor:
+        return loss(v, beside_facts(v, raw, without, torch.exp(log_share * shown)), x, tau, x0)
+
+    return math.exp(_least(losses, people, SHARE_SPREAD, SHARE))
+
+
+def _least(losses: Callable[[float], Tensor], people: int, spread: float, bounds: tuple[float, float]) -> float:
+    """The log of the factor within bounds at which these people lose least; before any are asked, 0 give or take spread."""
+
+    def cost(log_factor: float) -> float:
+        return people * float(losses(log_factor).double().mean()) + 0.5 * (log_factor / spread) ** 2
+
+    low, high = (math.log(bound) for bound in bounds)
+    return float(minimize_scalar(cost, bounds=(low, high), method="bounded").x)
 
 
 def _hint(raw: Tensor) -> Factor:

@@ -15,13 +15,13 @@ import pandas as pd
 from metavoxel.checkpoint import read_json, write_json
 from metavoxel.config import Config, to_dict
 from metavoxel.errors import MetavoxelError
-from metavoxel.files import digits_of, make_folder, only_one
+from metavoxel.files import LOCK, digits_of, make_folder, only_one
 from metavoxel.loading import ImageStack
 from metavoxel.schema import Schema
 
 CACHE = "cache-"
 """How the names of folders begin in which scans are kept while a training runs."""
-TRAINING, RECORD, LOCK = "training", "inputs.json", "lock"
+TRAINING, RECORD = "training", "inputs.json"
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def claimed(folder: Path, resume: bool) -> Iterator[Path]:
     _refuse_taken(folder, resume)
     new = not folder.exists()
     training = make_folder(folder / TRAINING)
-    with only_one(training / LOCK, f"training in {folder}"):  # what another process holds is not tidied up
+    with only_one(training, f"training in {folder}"):  # what another process holds is not tidied up
         for left in folder.glob(f"{CACHE}*"):  # by a process that was killed
             shutil.rmtree(left)
         try:

@@ -12,7 +12,7 @@ from metavoxel.facts import facts_of
 from metavoxel.noise import Noise, several
 from metavoxel.question import Given, laid_out
 from metavoxel.recalibration import even_tau
-from metavoxel.scalars import sureness
+from metavoxel.scalars import share_beside_facts, sureness
 from metavoxel.schema import Observed, Schema, State, Variable, full_level
 from metavoxel.times import MixtureTimes, TimesRule
 
@@ -60,9 +60,12 @@ def held_out_figures(denoiser: LearnedDenoiser, batch: Batch, rows: Tensor, time
 def believe(denoiser: JointDenoiser, batch: Batch, rows: Tensor) -> None:
     """Makes its answers, in place, as sure as these people bear out: nobody whom it was trained on."""
     denoiser.sureness.fill_(1.0)
+    denoiser.share.fill_(1.0)
     found = surest(denoiser, batch, rows)
     factors = [found[v.name][0] if v.name in found else 1.0 for v in denoiser.schema.scalars]
     denoiser.sureness.copy_(torch.tensor(factors))
+    shares = shares_beside_facts(denoiser, batch, rows)
+    denoiser.share.copy_(torch.tensor([shares.get(v.name, 1.0) for v in denoiser.schema.scalars]))
 
 
 @torch.no_grad()
@@ -120,6 +123,37 @@ def surest(denoiser: LearnedDenoiser, batch: Batch, rows: Tensor) -> dict[str, t
         if any(len(answers[0]) for answers in heard[v.name]):
             raw, x, tau, truth, seen = (torch.cat(parts) for parts in zip(*heard[v.name]))
             found[v.name] = sureness(v, raw, x, tau, truth, seen, people[v.name])
+    return found
+
+
+@torch.no_grad()
+def shares_beside_facts(denoiser: JointDenoiser, batch: Batch, rows: Tensor) -> dict[str, float]:
+    """Of each scalar that some of these people are known by, and another, and a scan: how much of what the scan adds to
+    all other facts is to be believed, as sure as the answers are already: see `scalars.share_beside_facts`."""
+    schema = denoiser.schema
+    if not schema.images or len(schema.scalars) < 2:
+        return {}
+    heard: dict[str, list[tuple[Tensor, ...]]] = {v.name: [] for v in schema.scalars}
+    for part in rows.split(CHUNK):
+        x0, observed = batch(part)
+        known = {v.name: Given(x0[v.name], observed=observed[v.name]) for v in schema}
+        scans = {image.name: known[image.name] for image in schema.images}
+        everyone = torch.arange(len(part), device=denoiser.device)
+        reader = denoiser.freeze(*laid_out(schema.variables, scans, everyone, len(part)))
+        for v in schema.scalars:
+            told = {name: value for name, value in known.items() if name != v.name}
+            state, times = laid_out(schema.variables, told, everyone, len(part))
+            others = torch.stack([observed[o.name] for o in schema.scalars if o is not v]).any(0)
+            seen = shown(reader.scan, len(part), denoiser.device)
+            asked = observed[v.name] & others & (seen > 0)
+            raw, without = (answers[v.name] for answers in (reader.raw(state, times), denoiser.without_scan(state, times)))
+            columns = (raw, without, state[v.name], v.clock.tau(times[v.name]), x0[v.name], seen)
+            heard[v.name].append(tuple(column[asked] for column in columns))
+    found = {}
+    for v in schema.scalars:
+        raw, without, x, tau, truth, seen = (torch.cat(parts) for parts in zip(*heard[v.name]))
+        if len(raw):
+            found[v.name] = share_beside_facts(v, raw, without, x, tau, truth, seen, len(raw))
     return found
 
 

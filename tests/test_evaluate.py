@@ -130,6 +130,16 @@ def test_a_comparison_is_by_the_names_of_levels_and_says_who_is_left_out(report,
         comparison(report, other)
 
 
+def test_evaluations_without_a_question_in_common_are_refused(report, tmp_path):
+    other = tmp_path / "other"
+    (other / "answers").mkdir(parents=True)
+    table = pd.read_csv(report / "answers/age.csv")
+    table.set_axis([c.replace("scan", "sketch").replace("nothing", "all") for c in table], axis=1).drop(
+        columns=[c for c in table if c.startswith("other facts")]).to_csv(other / "answers/age.csv", index=False)
+    with pytest.raises(MetavoxelError, match="no question in common"):
+        comparison(report, other)
+
+
 def test_a_table_is_judged_as_one_and_its_training_rows_are_refused(refused, tmp_path):
     """No sentence of the report is about scans, and who was trained on is known again by id and facts."""
     table = subjects(200, seed=9, diagnosis=True)[["age", "sex", "diagnosis"]]

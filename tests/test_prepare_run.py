@@ -328,7 +328,7 @@ def test_outputs_that_cannot_be(refused, raw, tmp_path):
 
 def test_two_runs_on_one_output(refused, raw, tmp_path):
     (tmp_path / "out/.metavoxel").mkdir(parents=True)
-    with only_one(tmp_path / "out/.metavoxel/lock", "preparing"):
+    with only_one(tmp_path / "out/.metavoxel", "preparing"):
         said = refused("prepare", raw, tmp_path / "out")
     assert f"process {os.getpid()} on" in said and "is preparing into" in said
 

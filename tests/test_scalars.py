@@ -9,13 +9,14 @@ import pytest
 import torch
 
 import metavoxel as mv
+from metavoxel.answers import batches
 from metavoxel.codecs import Standard
 from metavoxel.denoiser import make_denoiser
 from metavoxel.laws import Factor
-from metavoxel.scalars import clean, loss, sureness, tempered
+from metavoxel.scalars import beside_facts, clean, loss, share_beside_facts, sureness, tempered
 from metavoxel.schema import Observed, State, Times
 from metavoxel.times import MixtureTimes
-from metavoxel.validation import surest
+from metavoxel.validation import shares_beside_facts, surest
 
 N = 4000
 NUMBER = mv.Continuous("number", scale=Standard(0.0, 1.0))
@@ -111,6 +112,58 @@ def test_believed_less_several_factors_say_less() -> None:
     assert torch.equal(tempered(NUMBER, raw, torch.tensor([0.5])), torch.tensor([[-1.0, 1.0, 1.5, 1.0, 0.5, -0.5]]))
     nothing = clean(NUMBER, tempered(NUMBER, raw, torch.zeros(1)), torch.zeros(1), torch.tensor([torch.inf]))
     assert float(nothing) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("claimed", [1.0, 3.0])
+def test_held_out_people_tell_how_much_a_scan_adds_to_facts(claimed: float) -> None:
+    """Facts show x_0 with a precision of 4, a scan with one of 1, which the network takes for `claimed` squared."""
+    x0 = torch.randn(N)
+    facts, scan = x0 + 0.5 * torch.randn(N), x0 + torch.randn(N)
+    both = (4 * facts + claimed**2 * scan) / (4 + claimed**2)
+    without = torch.stack([facts, torch.full((N,), 2.0)], -1)
+    raw = torch.stack([both, torch.full((N,), math.sqrt(4 + claimed**2))], -1)
+    rest = torch.zeros(N), NOTHING, x0
+    assert share_beside_facts(NUMBER, raw, without, *rest, WHOLE, N) == pytest.approx(1 / claimed**2, rel=0.2)
+    right = beside_facts(NUMBER, raw, without, torch.full((N,), 1 / claimed**2))
+    torch.testing.assert_close(right[:, 0], (4 * facts + scan) / 5)
+    torch.testing.assert_close(right[:, 1], torch.full((N,), math.sqrt(5)))
+
+
+@pytest.mark.parametrize("v", [NUMBER, CLASS])
+def test_of_what_a_scan_adds_all_or_nothing_may_be_believed(v: mv.Continuous | mv.Categorical) -> None:
+    raw, without = torch.rand(2, N, 2 if v is NUMBER else 3)
+    torch.testing.assert_close(beside_facts(v, raw, without, WHOLE), raw)
+    torch.testing.assert_close(beside_facts(v, raw, without, 0 * WHOLE), without)
+
+
+def test_scans_of_other_people_are_believed_less_beside_facts(phantoms: Path) -> None:
+    """The packaged model told the right scans, and each the next person's: what these add to the sex misleads. Believed not
+    at all, a scan beside a fact changes nothing."""
+    model = mv.load("phantom")
+    cohort = mv.read_cohort(phantoms)
+    (part,) = batches(model.schema, model.codecs, cohort, {"age": None, "sex": None}, model.device)
+    observed = {name: value.observed for name, value in part.known.items()}
+    rows = torch.arange(len(cohort)).repeat(4)  # as of many people
+
+    def share(shift: int) -> float:
+        x0 = {name: value.value for name, value in part.known.items()}
+        x0["T1w"] = x0["T1w"].roll(shift, 0)
+
+        def batch(rows: torch.Tensor) -> tuple[State, Observed]:
+            return {name: x[rows] for name, x in x0.items()}, {name: there[rows] for name, there in observed.items()}
+
+        return shares_beside_facts(model.denoiser, batch, rows)["age"]
+
+    assert share(0) > 0.8 and share(1) < 0.3
+    model.denoiser.share.fill_(0.0)
+    scan = str(next(path for path in cohort.scans["T1w"] if path))
+    with_scan, alone = model.posterior({"T1w": scan, "sex": "F"}), model.posterior({"sex": "F"})
+    assert with_scan.mean("age") == pytest.approx(alone.mean("age"), abs=0.1)
+    assert model.posterior({"T1w": scan}).mean("age") != pytest.approx(alone.mean("age"), abs=0.1)
+
+
+def test_weights_from_before_shares_are_believed_in_full() -> None:
+    assert torch.equal(mv.load("phantom").denoiser.share, torch.ones(2))
 
 
 def test_a_model_that_knows_its_training_people_by_heart_is_not_believed(tmp_path: Path) -> None:

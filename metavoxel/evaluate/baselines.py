@@ -34,7 +34,7 @@ from metavoxel.files import DIGITS, atomic_write, make_folder, only_one
 from metavoxel.model import MetaVoxel
 from metavoxel.progress import one_bar, say
 
-RECORD, LOCK = "baselines.json", "lock"
+RECORD = "baselines.json"
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def _run(names: Sequence[str], setting: Setting, folder: Path, record: dict) -> 
         start, before = time.monotonic(), (folder / name).exists()
         done: dict[str, object] = {}
         try:
-            with only_one(make_folder(folder / name) / LOCK, f"making {folder / name}"):
+            with only_one(make_folder(folder / name), f"making {folder / name}"):
                 trained = BASELINES[name](setting, folder / name)
                 files = _write(trained, setting.study, folder / name)
         except Exception as error:  # the others go on, whatever one does; the reason names the error

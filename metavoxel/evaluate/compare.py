@@ -85,6 +85,8 @@ def comparison(a: Path, b: Path, seed: int = 0) -> tuple[pd.DataFrame, list[str]
             rows += [{"variable": name, "given": given, "figure": words, "a": values[0][key], "b": values[1][key],
                       "difference": found[key].value, "low": found[key].low, "high": found[key].high,
                       "p": found[key].p, "n": int(known.sum())} for key, words in shown.items()]  # fmt: skip
+    if not rows:
+        raise MetavoxelError(f"{a} and {b}: were asked no question in common; evaluate both models on one cohort")
     table = pd.DataFrame(rows).assign(p_holm=np.nan)
     for _, own in table.dropna(subset="p").groupby("variable"):
         table.loc[own.index, "p_holm"] = holm(own["p"].to_list())

@@ -27,7 +27,7 @@ from metavoxel.evaluate.headsize import head_size_section
 from metavoxel.evaluate.scans import Spaces, image_sections, spaces_of
 from metavoxel.evaluate.sides import refuse_leak, refuse_seen, sides_of
 from metavoxel.evaluate.summary import summary_section
-from metavoxel.files import DIGITS, atomic_write, checksum, make_folder, only_one
+from metavoxel.files import DIGITS, LOCK, atomic_write, checksum, make_folder, only_one
 from metavoxel.model import MetaVoxel, resolve
 from metavoxel.page import Report, Section, Table
 from metavoxel.progress import say
@@ -69,7 +69,7 @@ def evaluate(
         if side.baselines:
             predictions_of(side.baselines)
     make_folder(out / WORK)
-    with only_one(out / WORK / "lock", f"evaluating into {out}"):
+    with only_one(out / WORK, f"evaluating into {out}"):
         _claim(out, about)
         sections = _chapters(run, by, spaces)
         save_answers(run.claims, test, out / ANSWERS)
@@ -171,13 +171,13 @@ def _about(sides: Sequence[Side], name: str | Path, test: Cohort, options: Optio
 def _claim(out: Path, about: dict[str, object]) -> None:
     """Makes OUT/work belong to these inputs: what an evaluation of others left there is made anew."""
     path = out / WORK / INPUTS
-    names = [entry.name for entry in (out / WORK).iterdir() if entry.name != "lock"]
+    names = [entry.name for entry in (out / WORK).iterdir() if entry.name != LOCK]
     if names and not path.exists():
         raise MetavoxelError(f"{out / WORK}: holds {names[0]}, so it is no evaluation's; choose another folder")
     if path.exists() and read_json(path) != about:
         for entry in (out / WORK).iterdir():
             if entry.is_dir():
                 shutil.rmtree(entry)
-            elif entry.name != "lock":
+            elif entry.name != LOCK:
                 entry.unlink()
     write_json(path, about)

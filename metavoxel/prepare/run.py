@@ -64,7 +64,7 @@ def prepare_cohort(
     out, settings = Path(out), settings or Settings()
     tasks = plan(cohort, out, masks)
     _claim(out, cohort)
-    with only_one(make_folder(out / PRIVATE) / "lock", f"preparing into {out}"):
+    with only_one(make_folder(out / PRIVATE), f"preparing into {out}"):
         for leftover in out.rglob(".*.tmp"):  # of a run that was killed while it wrote
             leftover.unlink(missing_ok=True)
         _describe(out, cohort, tasks)
