@@ -14,6 +14,7 @@ from metavoxel.evaluate.copies import Audit, audit
 from metavoxel.evaluate.evaluation import Options
 from metavoxel.evaluate.features import Extractor
 from metavoxel.evaluate.figures import OURS, Findings
+from metavoxel.evaluate.groups import groups_section, looks_of_groups
 from metavoxel.evaluate.looks import (
     COPIES,
     REAL,
@@ -209,4 +210,21 @@ def test_the_model_draws_for_its_own_cohort_as_it_is(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(scans, "_draw", lambda run, models, tests, folder: drawn.append(tests) or ({}, None))
     run = SimpleNamespace(options=Options(), findings=Findings({}), sides=[SimpleNamespace(model="m", test="cohort")],
                           model=SimpleNamespace(schema=SimpleNamespace(images=())))  # fmt: skip
-    assert list(scans.image_sections(run, {"T1w": {}})) == [] and drawn == [["cohort"]]  # type: ignore[arg-type]
+    assert list(scans.image_sections(run, {"T1w": {}}, [])) == [] and drawn == [["cohort"]]  # type: ignore[arg-type]
+
+
+def test_a_group_that_is_drawn_worse_is_named() -> None:
+    """Women's scans are of the real law, men's all alike; of three people with a rare label nothing is said."""
+    n = 120
+    women = np.arange(n) % 2 == 0
+    made = np.where(women[:, None, None, None], heads(31, n), heads(32, n, spread=0.3))
+    own = gallery(made, heads(33, n))
+    people = [*own.made_rows["participant_id"], *own.real_rows["participant_id"]]
+    words = pd.DataFrame({"sex": np.where([*women, *women], "F", "M"), "site": "one"}, index=people)
+    words.loc[people[:3] + people[n : n + 3], "site"] = "other"
+    found = Findings({}, list(looks_of_groups(own, {"voxels": Space(as_voxels), "net": Space(flat)}, words, 0)))
+    assert {f.group for f in found.figures} == {"sex = F", "sex = M", "site = one"}
+    assert {f.metric for f in found.figures} == {"voxels: mmd", "voxels: mmd_p"}
+    section = groups_section(found, "T1w")
+    assert section is not None and "sex = M (by voxels)" in section.conclusion and "sex = F" not in section.conclusion
+    assert groups_section(Findings({}), "T1w") is None

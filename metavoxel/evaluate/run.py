@@ -104,7 +104,7 @@ def _chapters(run: Evaluation, by: Sequence[str], spaces: Mapping[str, Spaces]) 
     found.add(surprises(run.surprises, LIMIT))
     found.add(retest(run.claims, run.cohort))
     optional = [fairness_section(found, run.claims), head_size_section(run), coherence_section(found),
-                *image_sections(run, spaces)]  # fmt: skip
+                *image_sections(run, spaces, by)]  # fmt: skip
     main = [summary_section(found, run.claims, separate), *accuracy_sections(found, run.claims)]
     return [*main, calibration_section(found, run.claims, seed), *filter(None, optional)]
 

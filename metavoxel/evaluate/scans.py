@@ -14,6 +14,8 @@ from metavoxel.evaluate.copies import Fold
 from metavoxel.evaluate.drawing import draw_scans
 from metavoxel.evaluate.evaluation import Evaluation
 from metavoxel.evaluate.features import WHOLE, medicalnet, radimagenet, trained
+from metavoxel.evaluate.groups import groups_section, looks_of_groups
+from metavoxel.evaluate.looks import SECTION as LOOKS
 from metavoxel.evaluate.looks import (
     Gallery,
     See,
@@ -43,9 +45,9 @@ DRAWING = ("image-only", "paper", "continuous-sex")
 Spaces = Mapping[str, Space]
 
 
-def image_sections(run: Evaluation, spaces: Mapping[str, Spaces]) -> Iterator[Section]:
-    """A section on each image variable's looks, and one on copies where the training people are known. spaces: what each
-    image's scans are compared by; without any, nothing is drawn."""
+def image_sections(run: Evaluation, spaces: Mapping[str, Spaces], by: Sequence[str]) -> Iterator[Section]:
+    """A section on each image variable's looks, one on those of groups, and one on copies where the training people are
+    known. spaces: what each image's scans are compared by; without any, nothing is drawn. by: columns to group by."""
     found, seed, model = run.findings, run.options.seed, run.model
     if not spaces:
         return
@@ -66,6 +68,9 @@ def image_sections(run: Evaluation, spaces: Mapping[str, Spaces]) -> Iterator[Se
         networks[image.name] = {name: space.record for name, space in own.items() if space.networks}
         if looked.figures:
             yield images_section(found, gallery, own, [v.name for v in model.schema.scalars])
+            seen = {name: space for name, space in own.items() if found.value(LOOKS, image.name, f"{name}: mmd_p")}
+            found.add(looks_of_groups(gallery, seen, run.cohort.kinds(by), seed))
+            yield from filter(None, [groups_section(found, image.name)])
         if looked.audits:
             yield copies_section(gallery, looked.audits, own)
         elif len(run.sides) > 1:
