@@ -88,7 +88,7 @@ def diagnosis(work: Path, only: str) -> None:
     last.write_text(yaml.safe_dump(LAST))
     if not (model / "model.safetensors").exists():
         metavoxel("train", people, "-o", model, "--preset", "tiny", "--config", last, "--split", split, *again(model))
-    baselines(people, work / "baselines", only, "--config", config, "--split", split, "--want", "age,sex,diagnosis",
+    baselines(people, work / "baselines", only, "--config", config, "--split", split, "--want", "age,sex,diagnosis,mmse",
               "--most", MOST)  # fmt: skip
     start = time.monotonic()
     metavoxel("evaluate", model, people, "-o", work / "report", "--split", split, "--baselines", work / "baselines",

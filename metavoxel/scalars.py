@@ -85,7 +85,7 @@ def beside_facts(v: Scalar, raw: Tensor, without: Tensor, share: Tensor) -> Tens
     before, after = sharpness_0**2, sharpness**2
     precision = torch.lerp(before, after, share)
     means = torch.lerp(before * means_0, after * means, share) / precision.clamp_min(TINY)
-    return torch.cat([means, precision.sqrt(), torch.lerp(weights_0, weights, share)], -1)
+    return torch.cat([means, precision.clamp_min(TINY).sqrt(), torch.lerp(weights_0, weights, share)], -1)
 
 
 def share_beside_facts(
