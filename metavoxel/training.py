@@ -174,9 +174,9 @@ class _Run:
 
     def _forget_figures_after(self, step: int) -> None:
         path = self.folder / "metrics.jsonl"
-        lines: list[dict[str, Any]] = (
-            [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        )
+        if not path.exists():
+            return
+        lines: list[dict[str, Any]] = [json.loads(line) for line in path.read_text().splitlines()]
         kept = [line for line in lines if line["stage"] != self.stage or line["step"] <= step]
         path.write_text("".join(json.dumps(line) + "\n" for line in kept))
 

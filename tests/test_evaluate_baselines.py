@@ -191,6 +191,11 @@ def test_several_processes_fill_one_folder(cohort: Cohort, tmp_path: Path, monke
     assert set(record["baselines"]) == {"linear", "trees"} and record["failed"] == {}
 
 
+def test_nothing_is_there_to_go_on_with(cohort: Cohort, tmp_path: Path) -> None:
+    """A cluster's jobs say --resume whether or not one of them was there before."""
+    assert run_baselines(cohort, tmp_path / "b", small(), only=["densenet"], resume=True, quiet=True) == {}
+
+
 def test_one_that_fails_does_not_stop_the_others(cohort: Cohort, tmp_path: Path, run) -> None:
     table = tmp_path / "facts.tsv"
     cohort.table.to_csv(table, sep="\t", index=False, na_rep="n/a")
