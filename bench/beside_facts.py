@@ -31,11 +31,11 @@ def asked(model: mv.MetaVoxel, cohort: mv.Cohort) -> Asked:
         return {(claim.who, claim.variable.name, claim.given): claim for claim in claims(answers, None)}
 
 
-def less(one: Claim, other: Claim, people: np.ndarray) -> dict[str, object]:
-    """Mean loss of one less the other's on the rows of both, with its 95 % interval and p."""
+def less(name: str, one: Claim, other: Claim, people: np.ndarray) -> dict[str, float]:
+    """Mean loss of one less the other's on the rows of both, under `name`, with its 95 % interval and p."""
     one, other = common(one, other)
     found = compare(_mean, one.truth, losses(one), losses(other), people[one.rows])["loss"]
-    return {key: round(float(getattr(found, key)), 4) for key in ("value", "low", "high", "p")}
+    return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high, f"{name}_p": found.p}
 
 
 def _mean(truth: np.ndarray, loss: np.ndarray) -> dict[str, float]:
@@ -62,8 +62,8 @@ def main() -> None:
                 figures[f"{v.name}_{who}{loss}_given_{given.replace(' ', '_')}"] = float(losses(claim).mean())
         both = told[OURS, v.name, BOTH]
         figures[f"{v.name}_{loss}_given_both_all_believed"] = float(losses(before[OURS, v.name, BOTH]).mean())
-        figures[f"{v.name}_less_facts_alone"] = less(both, told[OURS, v.name, OTHERS], people)
-        figures[f"{v.name}_less_all_believed"] = less(both, before[OURS, v.name, BOTH], people)
+        figures |= less(f"{v.name}_less_facts_alone", both, told[OURS, v.name, OTHERS], people)
+        figures |= less(f"{v.name}_less_all_believed", both, before[OURS, v.name, BOTH], people)
     record("beside_facts", f"{len(cohort)} people asked about, 2,000 trained on", figures)
 
 
