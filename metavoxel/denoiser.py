@@ -9,6 +9,7 @@ Scalars: see `scalars`.
 """
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -97,15 +98,15 @@ class JointDenoiser(nn.Module):
         """Raw outputs for the scalars, clean images."""
         scan = self._encode(state, times)
         tokens = self._attend(state, times, scan)
-        raw = self.read(tokens, state, times, scan)
+        raw = self.read(tokens, state, times, FrozenScan(self, scan))
         if scan is None:
             return raw, {}
         return raw, self._images(scan, tokens.unflatten(0, (len(scan.features.embedding), -1))[:, 0], state, times)
 
-    def read(self, tokens: Tensor, state: State, times: Times, scan: Scan | None) -> State:
+    def read(self, tokens: Tensor, state: State, times: Times, frozen: "FrozenScan") -> State:
         """Raw outputs for the scalars, as sure as they may be. Of whom nothing else is told, the law over people is the
         answer: the network, which is rarely asked so, has nothing to add."""
-        raw, scalars = self.net.tokens.read(tokens), self.schema.scalars
+        raw, scalars, scan = self.net.tokens.read(tokens), self.schema.scalars, frozen.scan
         if not scalars:
             return raw
         seen = shown(scan, len(tokens), self.device)
@@ -116,16 +117,15 @@ class JointDenoiser(nn.Module):
         asked = torch.stack([times[v.name] > 0 for v in scalars])
         if scan is None or bool((self.share == 1).all()) or not bool((asked & others & (seen > 0)).any()):
             return raw
-        without = self.without_scan(state, times)
+        without = frozen.unseen(state, times)
         shares = torch.where(others, self.share[:, None] ** seen, 1.0)
         return {v.name: beside_facts(v, raw[v.name], without[v.name], share) for v, share in zip(scalars, shares)}
 
-    def without_scan(self, state: State, times: Times) -> State:
-        """Raw outputs for the scalars of whom other scalars alone are told."""
+    def blank(self) -> Scan:
+        """One row of whose images nothing is seen."""
         grids = {image.name: (1, 2 * image.fitted.channels, *image.fitted.grid) for image in self.schema.images}
         nothing = {name: torch.zeros(grid, device=self.device) for name, grid in grids.items()}
-        scan = self.net.encode(nothing, {name: torch.ones_like(x[:, :1]) for name, x in nothing.items()})
-        return self.net.tokens.read(self._attend(state, times, scan, only_asked=True))
+        return self.net.encode(nothing, {name: torch.ones_like(x[:, :1]) for name, x in nothing.items()})
 
     def law_of_scalars(self, raw: State, state: State, times: Times) -> ScalarLaws:
         """Raw outputs -> what is believed of every scalar."""
@@ -220,7 +220,15 @@ class FrozenScan:
 
     def _raw(self, state: State, times: Times) -> State:
         tokens = self.denoiser._attend(state, times, self.scan, only_asked=True)
-        return self.denoiser.read(tokens, state, times, self.scan)
+        return self.denoiser.read(tokens, state, times, self)
+
+    def unseen(self, state: State, times: Times) -> State:
+        """Raw outputs had these scans not been seen."""
+        return self.denoiser.net.tokens.read(self.denoiser._attend(state, times, self._blank, only_asked=True))
+
+    @cached_property
+    def _blank(self) -> Scan:
+        return self.denoiser.blank()
 
     def _alike(self, state: State, times: Times) -> tuple[Tensor, Tensor] | None:
         """A row of each kind of question, and which of these every row asks, whatever its scan; None where there are many

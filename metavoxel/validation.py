@@ -146,7 +146,7 @@ def shares_beside_facts(denoiser: JointDenoiser, batch: Batch, rows: Tensor) -> 
             others = torch.stack([observed[o.name] for o in schema.scalars if o is not v]).any(0)
             seen = shown(reader.scan, len(part), denoiser.device)
             asked = observed[v.name] & others & (seen > 0)
-            raw, without = (answers[v.name] for answers in (reader.raw(state, times), denoiser.without_scan(state, times)))
+            raw, without = (answers[v.name] for answers in (reader.raw(state, times), reader.unseen(state, times)))
             columns = (raw, without, state[v.name], v.clock.tau(times[v.name]), x0[v.name], seen)
             heard[v.name].append(tuple(column[asked] for column in columns))
     found = {}

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import metavoxel as mv
 from metavoxel.denoiser import FrozenScan
@@ -21,13 +22,16 @@ def _count_encodings(model: mv.MetaVoxel, monkeypatch: pytest.MonkeyPatch) -> li
     return calls
 
 
-def test_five_questions_encode_the_scan_once(model, scan, monkeypatch):
+@pytest.mark.parametrize(("share", "encodings"), [(1.0, 1), (0.5, 2)])
+def test_five_questions_encode_the_scan_once(model, scan, monkeypatch, share, encodings):
+    """And, where not all that it adds to facts is believed, what is seen of nobody, once."""
+    monkeypatch.setattr(model.denoiser, "share", torch.full((2,), share))
     calls = _count_encodings(model, monkeypatch)
     posterior = model.posterior({"T1w": scan})
     posterior.mean("age"), posterior.probability("sex")
     posterior.sample(["age"], n=8), posterior.sample(["age", "sex"], n=8)
     posterior.given(sex="F").sample(["age"], n=8)
-    assert len(calls) == 1
+    assert len(calls) == encodings
 
 
 def test_answers_are_those_of_a_fresh_question(model, scan):
