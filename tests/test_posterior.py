@@ -25,7 +25,7 @@ def _count_encodings(model: mv.MetaVoxel, monkeypatch: pytest.MonkeyPatch) -> li
 @pytest.mark.parametrize(("share", "encodings"), [(1.0, 1), (0.5, 2)])
 def test_five_questions_encode_the_scan_once(model, scan, monkeypatch, share, encodings):
     """And, where not all that it adds to facts is believed, what is seen of nobody, once."""
-    monkeypatch.setattr(model.denoiser, "share", torch.full((2,), share))
+    monkeypatch.setitem(model.denoiser._buffers, "share", torch.full((2,), share))
     calls = _count_encodings(model, monkeypatch)
     posterior = model.posterior({"T1w": scan})
     posterior.mean("age"), posterior.probability("sex")
