@@ -72,12 +72,11 @@ def weights_mark(module: nn.Module) -> str:
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
     """Fills a module, in its own precision; wrong names or shapes are refused before anything is changed.
 
-    What the module has learnt to hold since (its `later`: name -> value) is lacking in older files, and is taken as that.
+    What a module has come to hold since (the names in its `later`) is lacking in older files, and stays as it is.
     """
     own = module.state_dict()
-    later = {f"{name}.{key}".lstrip("."): value for name, part in module.named_modules()
-             for key, value in getattr(part, "later", {}).items()}  # fmt: skip
-    tensors = {**later, **tensors}
+    later = [f"{name}.{key}".lstrip(".") for name, part in module.named_modules() for key in getattr(part, "later", ())]
+    tensors = {**{name: own[name] for name in later}, **tensors}
     wrong = [name for name in own if name not in tensors] + [name for name in tensors if name not in own]
     if wrong:
         raise MetavoxelError(f"{source}: weights do not fit the model that model.json describes ({wrong[0]!r})")

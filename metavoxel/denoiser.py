@@ -42,6 +42,8 @@ class JointDenoiser(nn.Module):
     """(scalars,): how much of what it says of each a whole scan is believed; see `scalars.sureness`."""
     share: Tensor
     """(scalars,): how much of what a whole scan adds to other facts is believed; see `scalars.beside_facts`."""
+    later = ("share",)
+    """Buffers that older files lack, see `checkpoint.load_weights`: of these, a scan is believed in full."""
 
     def __init__(self, schema: Schema, settings: NetSettings, coverage: Coverage) -> None:
         super().__init__()
@@ -55,7 +57,6 @@ class JointDenoiser(nn.Module):
         self.recalibrations = nn.ModuleDict({name: Recalibration(channels, facts) for name, channels in images.items()})
         for name in ("sureness", "share"):
             self.register_buffer(name, torch.ones(len(schema.scalars)))
-        self.later = {"share": torch.ones(len(schema.scalars))}
 
     @property
     def device(self) -> torch.device:
@@ -115,7 +116,8 @@ class JointDenoiser(nn.Module):
         factors = self.sureness[:, None] ** seen * (others if scan is None else others | (seen > 0))
         raw = {v.name: tempered(v, raw[v.name], factor) for v, factor in zip(scalars, factors)}
         asked = torch.stack([times[v.name] > 0 for v in scalars])
-        if scan is None or bool((self.share == 1).all()) or not bool((asked & others & (seen > 0)).any()):
+        doubted = asked & others & (seen > 0) & (self.share != 1)[:, None]
+        if scan is None or not bool(doubted.any()):
             return raw
         without = frozen.unseen(state, times)
         shares = torch.where(others, self.share[:, None] ** seen, 1.0)

@@ -140,11 +140,11 @@ def shares_beside_facts(denoiser: JointDenoiser, batch: Batch, rows: Tensor) -> 
         scans = {image.name: known[image.name] for image in schema.images}
         everyone = torch.arange(len(part), device=denoiser.device)
         reader = denoiser.freeze(*laid_out(schema.variables, scans, everyone, len(part)))
+        seen = shown(reader.scan, len(part), denoiser.device)
         for v in schema.scalars:
             told = {name: value for name, value in known.items() if name != v.name}
             state, times = laid_out(schema.variables, told, everyone, len(part))
             others = torch.stack([observed[o.name] for o in schema.scalars if o is not v]).any(0)
-            seen = shown(reader.scan, len(part), denoiser.device)
             asked = observed[v.name] & others & (seen > 0)
             raw, without = (answers[v.name] for answers in (reader.raw(state, times), reader.unseen(state, times)))
             columns = (raw, without, state[v.name], v.clock.tau(times[v.name]), x0[v.name], seen)

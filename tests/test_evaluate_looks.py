@@ -222,7 +222,9 @@ def test_a_group_that_is_drawn_worse_is_named() -> None:
     people = [*own.made_rows["participant_id"], *own.real_rows["participant_id"]]
     words = pd.DataFrame({"sex": np.where([*women, *women], "F", "M"), "site": "one"}, index=people)
     words.loc[people[:3] + people[n : n + 3], "site"] = "other"
-    found = Findings({}, list(looks_of_groups(own, {"voxels": Space(as_voxels), "net": Space(flat)}, words, 0)))
+    network = Extractor("densenet trained here", "sha256:abc", "", flat)
+    spaces = {"voxels": Space(as_voxels), "net": Space(flat, networks=[network])}
+    found = Findings({}, list(looks_of_groups(own, spaces, words, 0)))
     assert {f.group for f in found.figures} == {"sex = F", "sex = M", "site = one"}
     assert {f.metric for f in found.figures} == {"voxels: mmd", "voxels: mmd_p"}
     section = groups_section(found, "T1w")

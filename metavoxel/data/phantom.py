@@ -212,16 +212,18 @@ def _mass_and_hippocampus(
     rows: pd.DataFrame, given: Sequence[str], anatomy: bool = True
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """`posterior_mass`, and in each of its cells the standing of the hippocampi there, in sds; None without anatomy."""
-    numbers = rows[list(NUMBERS)].to_numpy(float, copy=True)
-    numbers[:, 2] = 100 - numbers[:, 2]
     levels = _levels(rows)
     age = rows["age"].to_numpy(float)[:, None] if "age" in given else _CENTRES[None]
     age = age[:, :, None, None]
-    mean, sd = _law(age, np.arange(2)[:, None], np.arange(len(levels.get("diagnosis", ("control",)))))
-    standing = (np.log(numbers)[:, None, None, None] - mean) / sd
-    hippocampus = standing[..., 4] if anatomy else None
-    white = standing @ np.linalg.inv(_CHOLESKY).T
-    log_mass = -0.5 * np.square(white).sum(-1) - np.log(sd).sum(-1) if anatomy else np.zeros(standing.shape[:-1])
+    illnesses = np.arange(len(levels.get("diagnosis", ("control",))))
+    hippocampus, log_mass = None, np.zeros((len(rows), age.shape[1], 2, len(illnesses)))
+    if anatomy:
+        numbers = rows[list(NUMBERS)].to_numpy(float, copy=True)
+        numbers[:, 2] = 100 - numbers[:, 2]
+        mean, sd = _law(age, np.arange(2)[:, None], illnesses)
+        standing = (np.log(numbers)[:, None, None, None] - mean) / sd
+        white = standing @ np.linalg.inv(_CHOLESKY).T
+        hippocampus, log_mass = standing[..., 4], -0.5 * np.square(white).sum(-1) - np.log(sd).sum(-1)
     if "diagnosis" in levels:
         log_mass = log_mass + np.log(disease.diagnosis_probabilities(age[..., 0]))
     if SCORE in given:

@@ -52,15 +52,14 @@ def _whole(score: np.ndarray) -> np.ndarray:
 def score_cdf(score: int, hippocampus: np.ndarray | None) -> np.ndarray:
     """p(score or less | diagnosis, hippocampus), for standings (..., 3), the last axis by DIAGNOSES. None: not known, which
     gives (1, 1, 3)."""
-    shape = (1, 1, 3) if hippocampus is None else np.broadcast_shapes(hippocampus.shape, (3,))
+    tied, known = (0.0, np.zeros((1, 1, 3))) if hippocampus is None else (_WITH_HIPPOCAMPUS, hippocampus)
+    shape = np.broadcast_shapes(known.shape, (3,))
     if score >= BEST:
         return np.ones(shape)
     if score < 0:
         return np.zeros(shape)
     standing = (score + 0.5 - _SCORE_MEAN) / _SCORE_SD
-    if hippocampus is None:
-        return np.broadcast_to(ndtr(standing), shape)
-    return ndtr((standing - _WITH_HIPPOCAMPUS * hippocampus) / np.sqrt(1 - _WITH_HIPPOCAMPUS**2))
+    return ndtr((standing - tied * known) / np.sqrt(1 - tied**2))
 
 
 def score_under(score: np.ndarray, diagnosis: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from metavoxel.evaluate.features import WHOLE
 from metavoxel.evaluate.figures import Figure, Findings
-from metavoxel.evaluate.looks import TOLD_P, Gallery, Space, as_voxels, in_sds
+from metavoxel.evaluate.looks import TOLD_P, Gallery, Space
 from metavoxel.evaluate.scores import holm
 from metavoxel.evaluate.two_sample import median_distance, mmd, told_apart
 from metavoxel.page import Section, Table
@@ -25,10 +25,10 @@ def looks_of_groups(gallery: Gallery, spaces: Mapping[str, Space], words: pd.Dat
     groups' figures compare.
     """
     for name, space in spaces.items():
-        if not (space.measures or space.see is as_voxels):
+        if space.networks:
             continue
         real = space.see(np.asarray(gallery.real))
-        scale = in_sds(real) if space.measures else dict
+        scale = space.scale(real)
         made, real_ones = (scale(seen)[WHOLE] for seen in (space.see(np.asarray(gallery.made)), real))
         width = median_distance(real_ones, seed)
         for column in words:

@@ -52,6 +52,10 @@ class Space:
         """Whose figures these are."""
         return [{"name": one.name, "checksum": one.checksum, "remark": one.remark} for one in self.networks]
 
+    def scale(self, real: Mapping[str, np.ndarray]) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
+        """Puts features into the unit that they are compared in, which the real scans' tell."""
+        return _in_sds(real) if self.measures else dict
+
 
 @dataclass(frozen=True)
 class Gallery:
@@ -127,7 +131,7 @@ def copies_of_folds(gallery: Gallery, spaces: Mapping[str, Space], folds: Sequen
         if WHOLE not in space.see(np.asarray(gallery.real[:1])):  # by one scan: all take networks minutes
             continue
         real = space.see(np.asarray(gallery.real))
-        scale = in_sds(real) if space.measures else dict
+        scale = space.scale(real)
         made = scale(space.see(np.asarray(gallery.made)))[WHOLE]
         found[name] = audit_folds(made, scale(real)[WHOLE], people, folds, seed)
     return found
@@ -161,7 +165,7 @@ class _Seen:
 def _see(space: Space, compared: _Compared) -> _Seen:
     """Each scan once: of thousands, a pass through a network takes minutes."""
     raw = space.see(np.asarray(compared.real))
-    scale = in_sds(raw) if space.measures else dict
+    scale = space.scale(raw)
     sets, training = compared.sets, None
     if compared.gallery.training is not None and WHOLE in raw:
         training = scale(space.see(np.asarray(compared.other)))[WHOLE]
@@ -172,7 +176,7 @@ def _see(space: Space, compared: _Compared) -> _Seen:
     return _Seen(scale(raw), seen, training)
 
 
-def in_sds(real: Mapping[str, np.ndarray]) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
+def _in_sds(real: Mapping[str, np.ndarray]) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
     """Puts measures in sds from the middle of the real ones, by quartiles, and never farther than FAR: a real scan in which
     no brain was found is not to blow up the unit, and such drawn ones are not to be all that a distance is about."""
     low, middle, high = np.quantile(real[WHOLE], (0.25, 0.5, 0.75), axis=0)

@@ -70,7 +70,8 @@ def image_sections(run: Evaluation, spaces: Mapping[str, Spaces], by: Sequence[s
             yield images_section(found, gallery, own, [v.name for v in model.schema.scalars])
             seen = {name: space for name, space in own.items() if found.value(LOOKS, image.name, f"{name}: mmd_p")}
             found.add(looks_of_groups(gallery, seen, run.cohort.kinds(by), seed))
-            yield from filter(None, [groups_section(found, image.name)])
+            if section := groups_section(found, image.name):
+                yield section
         if looked.audits:
             yield copies_section(gallery, looked.audits, own)
         elif len(run.sides) > 1:

@@ -33,7 +33,7 @@ def sizes(name: str, config: Path | None = None) -> Sizes:
     joint = read_config(config, name) if config else preset(name)
     grid = {"shape": joint.shape, "spacing": joint.spacing}
     if name in ("tiny", "table"):
-        # attention on the second coarsest grid would take half of every one of 150 evaluations a person
+        # attention on the second coarsest grid, too, would add a tenth to every one of 150 evaluations a person
         net = {"architecture": "paper", "widths": (32, 64, 96), "blocks": 1, "attending": 1}
         # full voxels would cost hours: it reads a latent, as in the paper, of a quarter of the grid (there an eighth)
         coding = {"codec": "autoencoder", "autoencoder": {"channels": (8, 16, 32), "latent_channels": 8},

@@ -55,7 +55,7 @@ class Autoencoder(nn.Module):
             with_encoder_nonlocal_attn=False,
             with_decoder_nonlocal_attn=False,
         )
-        if len(shape) == 3:  # on a CPU a third faster; on a GPU with bf16, too
+        if len(shape) == 3:  # on a CPU a training step takes a quarter less
             self.kl.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def encode(self, x: Tensor) -> Tensor:
