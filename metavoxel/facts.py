@@ -41,16 +41,16 @@ def fact_width(v: Scalar) -> int:
 def told(scalars: Sequence[Scalar], state: State, times: Times, rows: int) -> list[Told]:
     """What each scalar says by itself. Of several rows for each row of the images, the first speaks.
 
-    A number: its mean and variance under its law. A class: p(x_0 | x_t) under its marginal, less the marginal.
+    A number: its mean and variance under its law. A class: the same of its levels, less the marginal.
     """
     parts = []
     for v in scalars:
         x, t = (part[v.name].reshape(rows, -1)[:, 0] for part in (state, times))
         tau = v.clock.tau(t)
         if isinstance(v, Categorical):
-            prior = torch.tensor(v.marginal, device=x.device)
-            chances = torch.softmax(prior.log() + v.process.likelihood(x, tau), -1)
-            parts.append(Told(chances - prior, chances, chances))
+            law, origin = (torch.tensor(shares, device=x.device) for shares in (v.law, v.origin))
+            chances = torch.softmax(law.log() + v.process.likelihood(x, tau), -1)
+            parts.append(Told(chances - origin, chances, chances))
         else:
             number = v.law.given(x, tau)
             parts.append(Told(number.mean()[:, None], number.variance()[:, None]))

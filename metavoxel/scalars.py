@@ -1,7 +1,8 @@
 """What the network's raw outputs say of a number or a class: its law, its loss, and how sure it may be.
 
 Classes (n, levels): log p(x_0) = F + log q(x_t | x_0), normalised. The network learns what the rest says about x_0; what
-the noised value itself says enters by Bayes' rule, exactly, for every chain.
+the noised value itself says enters by Bayes' rule, exactly, for every chain. So do the shares of the levels among people
+whom a model has gone on with, over those that it met first.
 Numbers (n, 2): likewise, p(x_0) = their law over people (see `laws`) times q(x_t | x_0) times a normal factor, whose mean
 and sharpness are F; or a sum of several factors, (n, 3 x factors), which may tell two humps. With the noised value left
 to the network, it trusted noise twice too much: draws were too wide.
@@ -30,7 +31,8 @@ TINY = 1e-12
 def law(v: Scalar, raw: Tensor, x: Tensor, tau: Tensor) -> Mixture | Tensor:
     """p(x_0): of numbers, or log p (n, levels) of a class; x (n,) noised values, tau (n,) their levels."""
     if isinstance(v, Categorical):
-        return torch.log_softmax(raw + v.process.likelihood(x, tau), -1)
+        others = _log(v.law, raw) - _log(v.origin, raw)
+        return torch.log_softmax(raw + others + v.process.likelihood(x, tau), -1)
     return v.law.given(x, tau, _hint(raw))
 
 
@@ -50,8 +52,7 @@ def loss(v: Scalar, raw: Tensor, x: Tensor, tau: Tensor, x0: Tensor) -> Tensor:
 def tempered(v: Scalar, raw: Tensor, factor: Tensor) -> Tensor:
     """Raw outputs that say as much times `factor` (n,) beyond the marginal: 0 nothing, 1 as they are."""
     if isinstance(v, Categorical):
-        prior = torch.tensor(v.marginal, device=raw.device).log()
-        return torch.lerp(prior.expand_as(raw), raw, factor[:, None])
+        return torch.lerp(_log(v.origin, raw).expand_as(raw), raw, factor[:, None])
     means, sharpness, weights = _side_by_side(raw)
     return torch.cat([means, factor[:, None] * sharpness, weights], -1)
 
@@ -108,6 +109,10 @@ def _least(losses: Callable[[float], Tensor], people: int, spread: float, bounds
 
     low, high = (math.log(bound) for bound in bounds)
     return float(minimize_scalar(cost, bounds=(low, high), method="bounded").x)
+
+
+def _log(shares: tuple[float, ...], like: Tensor) -> Tensor:
+    return torch.tensor(shares, device=like.device).log()
 
 
 def _hint(raw: Tensor) -> Factor:

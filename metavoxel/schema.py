@@ -21,7 +21,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from metavoxel.cells import cells_of, level_name
+from metavoxel.cells import codes_of, floats_of
 from metavoxel.clocks import Clock, Cosine, alpha, sigma
 from metavoxel.codecs import FITS, STRICT, Array, Latent, Scale, Scaling, step_of
 from metavoxel.errors import MetavoxelError
@@ -85,11 +85,12 @@ class Continuous(_Scalar):
         values = self.known(column)
         if len(values) == 0:
             raise MetavoxelError(f"variable {self.name!r} has no value in any training row; drop it from the schema")
-        fitted = replace(self, scale=FITS[self.scaling](values)).among(values)
+        fitted = replace(self, scale=FITS[self.scaling](values)).among(column)
         return fitted if self.step is None else replace(fitted, step=self.step)
 
-    def among(self, values: Array) -> "Continuous":
-        """The same scaling, for people with these values (n,) in `unit`."""
+    def among(self, column: pd.Series) -> "Continuous":
+        """The same scaling, for people with these values in `unit`."""
+        values = self.known(column)
         if self.scale is None or len(values) == 0:
             return self
         span, law = (float(values.min()), float(values.max())), Law.of(self.scale.encode(values))
@@ -106,7 +107,7 @@ class Continuous(_Scalar):
         """Values (n) in `unit` -> scores (n,) float32 and observed (n,) bool."""
         if self.scale is None:
             raise self.unfitted()
-        values = self._floats(column)
+        values = floats_of(column, self.name)
         known = np.isfinite(values)
         scores = np.zeros(len(values))
         scores[known] = self.scale.encode(values[known])
@@ -125,18 +126,8 @@ class Continuous(_Scalar):
 
     def known(self, column: Sequence[object] | pd.Series) -> Array:
         """The values that are not missing."""
-        values = self._floats(column)
+        values = floats_of(column, self.name)
         return values[np.isfinite(values)]
-
-    def _floats(self, column: Sequence[object] | pd.Series) -> Array:
-        cells = cells_of(column)
-        values = pd.to_numeric(cells, errors="coerce").to_numpy(dtype=float)
-        wrong = np.isnan(values) & cells.notna().to_numpy() | np.isinf(values)
-        if wrong.any():
-            row = int(wrong.argmax())
-            cell = str(cells.iloc[row])
-            raise MetavoxelError(f"{self.name}: row {cells.index[row]} holds {cell!r}, which is not a number")
-        return values
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -147,6 +138,9 @@ class Categorical(_Scalar):
     levels: tuple[str, ...]
     chain: Literal["uniform", "absorbing", "marginal"] = "marginal"
     marginal: tuple[float, ...] | None = None
+    """Shares of the levels in the training that set the chain."""
+    shares: tuple[float, ...] | None = None
+    """The same among the people of a training that went on from that one."""
     kind: Literal["categorical"] = "categorical"
 
     def __post_init__(self) -> None:
@@ -161,40 +155,45 @@ class Categorical(_Scalar):
             return uniform_chain(len(self.levels))
         if self.chain == "absorbing":
             return absorbing_chain(len(self.levels))
-        if self.marginal is None:
-            raise self.unfitted()
-        return marginal_chain(self.marginal)
+        return marginal_chain(self.origin)
 
     def baseline_loss(self, tau: Tensor) -> Tensor | float:
-        """Loss at level 1 of a predictor that knows only the marginal: its entropy in nats."""
+        """Loss at level 1 of a predictor that knows only the law over people: its entropy in nats."""
+        return max(-sum(p * math.log(p) for p in self.law), 0.05)  # a nearly constant column must not drown others
+
+    @property
+    def origin(self) -> tuple[float, ...]:
+        """Share of every level among the people of the first training."""
         if self.marginal is None:
             raise self.unfitted()
-        return max(-sum(p * math.log(p) for p in self.marginal), 0.05)  # a nearly constant column must not drown others
+        return self.marginal
+
+    @property
+    def law(self) -> tuple[float, ...]:
+        """The same of the last training."""
+        return self.shares or self.origin
 
     def fit(self, column: pd.Series) -> "Categorical":
+        shares = self._shares(column)
+        if shares is None:
+            raise MetavoxelError(f"variable {self.name!r} has no value in any training row; drop it from the schema")
+        return replace(self, marginal=shares)
+
+    def among(self, column: pd.Series) -> "Categorical":
+        """The same chain, for these people."""
+        shares = self._shares(column)
+        return self if shares is None else replace(self, shares=shares)
+
+    def _shares(self, column: pd.Series) -> tuple[float, ...] | None:
         codes, known = self.encode(column)
         if not known.any():
-            raise MetavoxelError(f"variable {self.name!r} has no value in any training row; drop it from the schema")
+            return None
         counts = np.bincount(codes[known].numpy(), minlength=len(self.levels)) + 0.5  # no level is impossible
-        return replace(self, marginal=tuple((counts / counts.sum()).tolist()))
+        return tuple((counts / counts.sum()).tolist())
 
     def encode(self, column: Sequence[object] | pd.Series) -> tuple[Tensor, Tensor]:
         """Level names (n) -> indices (n,) int64 and observed (n,) bool."""
-        cells = cells_of(column)
-        index = {level: code for code, level in enumerate(self.levels)}
-        for level in self.levels:  # f is F, unless the levels themselves differ only in case
-            index.setdefault(level.casefold(), index[level])
-        known = cells.notna().to_numpy(dtype=bool, copy=True)
-        codes = np.zeros(len(cells), dtype=np.int64)
-        for row in np.flatnonzero(known).tolist():
-            level = level_name(cells.iloc[row])
-            code = index.get(level, index.get(level.casefold()))
-            if code is None:
-                allowed = ", ".join(self.levels)
-                raise MetavoxelError(
-                    f"{self.name}: row {cells.index[row]} holds unknown level {level!r}; known levels: {allowed}"
-                )
-            codes[row] = code
+        codes, known = codes_of(column, self.levels, self.name)
         return torch.from_numpy(codes), torch.from_numpy(known)
 
     def decode(self, codes: Tensor) -> np.ndarray:
@@ -339,8 +338,8 @@ class Schema:
         return Schema([v if isinstance(v, Image) else v.fit(_column(table, v.name)) for v in self])
 
     def among(self, table: pd.DataFrame) -> "Schema":
-        """The same scalings and marginals, but spans and laws of numbers of these rows."""
-        return Schema([v.among(v.known(_column(table, v.name))) if isinstance(v, Continuous) else v for v in self])
+        """The same scalings and chains, but the laws of numbers and classes of these rows."""
+        return Schema([v if isinstance(v, Image) else v.among(_column(table, v.name)) for v in self])
 
     def with_latents(self, latents: dict[str, Latent]) -> "Schema":
         """The same schema with the images' standardisation set."""

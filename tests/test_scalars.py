@@ -1,6 +1,8 @@
 """What raw outputs say of scalars: how answers are judged and how sure they may be."""
 
+import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from metavoxel.answers import batches
 from metavoxel.codecs import Standard
 from metavoxel.denoiser import make_denoiser
 from metavoxel.laws import Factor
+from metavoxel.noise import Noise
 from metavoxel.scalars import beside_facts, clean, loss, share_beside_facts, sureness, tempered
 from metavoxel.schema import Observed, State, Times
 from metavoxel.times import MixtureTimes
@@ -97,6 +100,37 @@ def test_what_is_believed_not_at_all_is_the_marginal_and_wholly_as_it_is() -> No
         nothing = clean(v, tempered(v, raw, 0 * WHOLE), x, tau)
         expected = torch.zeros(N) if v is NUMBER else torch.tensor(CLASS.marginal).log().expand(N, -1)
         torch.testing.assert_close(nothing, expected, atol=1e-5, rtol=0)
+
+
+def test_shares_among_other_people_enter_by_bayes_rule() -> None:
+    """x_0 of people of whom most are b, seen as a network says of people of whom most are a, and noised."""
+    other = replace(CLASS, shares=(0.2, 0.7, 0.1))
+    x0 = torch.multinomial(torch.tensor(other.shares), 50 * N, replacement=True)
+    confusion = torch.tensor([[0.6, 0.3, 0.1], [0.2, 0.5, 0.3], [0.1, 0.2, 0.7]])
+    seen = torch.multinomial(confusion[x0], 1)[:, 0]
+    tau = torch.full((50 * N,), 0.3)
+    x = other.process.forward(x0, torch.zeros_like(tau), tau, Noise(0, torch.arange(len(x0))))
+    told = clean(other, torch.tensor(CLASS.marginal).log() + confusion[:, seen].T.log(), x, tau).exp()
+    for symbol, noised in itertools.product(range(3), range(3)):
+        alike = (seen == symbol) & (x == noised)
+        shares = torch.bincount(x0[alike], minlength=3) / alike.sum()
+        torch.testing.assert_close(told[alike][0], shares, atol=0.03, rtol=0)
+    nothing = clean(other, tempered(other, torch.randn(N, 3), 0 * WHOLE), x[:N], NOTHING).exp()
+    torch.testing.assert_close(nothing[0], torch.tensor(other.shares))
+
+
+def test_people_of_another_cohort_are_told_by_their_own_shares(tmp_path: Path) -> None:
+    schema = mv.Schema([mv.Categorical("sex", ("F", "M")), mv.Continuous("height", "cm")])
+
+    def table(women: int) -> pd.DataFrame:
+        height = np.r_[np.linspace(150, 175, women), np.linspace(165, 190, 100 - women)]
+        return pd.DataFrame({"sex": ["F"] * women + ["M"] * (100 - women), "height": height})
+
+    config = mv.preset("table", joint={"steps": 1, "batch": 4})
+    first = mv.fit(schema, {}, table(50), tmp_path / "first", config, quiet=True)
+    mv.fit(schema, {}, table(90), tmp_path / "then", config, start=first, quiet=True)
+    then = mv.load(tmp_path / "then")
+    assert then.sample(want=["sex"], n=2000).probability("sex")["F"] == pytest.approx(0.9, abs=0.03)
 
 
 def test_a_number_is_judged_by_its_gain_over_the_marginal() -> None:

@@ -147,7 +147,7 @@ def test_draws_are_recorded_as_finely_as_the_values_in_training() -> None:
         exact, drawn = score.decode(scores), score.drawn(scores)
         assert np.abs(drawn - exact).max() <= step / 2 + 1e-9 and (not step or (drawn % step == 0).all())
     whole = Continuous("score").fit(pd.Series([28, 30, 21]))
-    assert whole.among(np.array([61.2])).step == 0  # people whose values are finer
+    assert whole.among(pd.Series([61.2])).step == 0  # people whose values are finer
     assert Continuous("score", step=0.0).fit(pd.Series([28, 30])).step == 0  # who edits the schema has the last word
     assert FITTED["sex"].drawn(torch.tensor([1, 0])).tolist() == ["M", "F"]
 
@@ -164,6 +164,19 @@ def test_levels_keep_their_order_and_read_numbers_as_names() -> None:
     matrix = reverse.process.chain.matrix(torch.tensor(0.1))
     assert matrix[0, 1] > matrix[0, 2]  # neighbours are confused first
     assert Categorical("sex", ("F", "M")).fit(pd.Series(["F", "F", "F"])).marginal == pytest.approx((7 / 8, 1 / 8))
+
+
+def test_other_people_change_a_class_law_and_leave_its_chain() -> None:
+    people = pd.DataFrame({"sex": ["F", "F"], "cdr": [None, None]})
+    others = Schema([FITTED.scalar("sex"), FITTED.scalar("cdr")]).among(people)
+    sex, cdr, before = others["sex"], others["cdr"], FITTED["sex"]
+    assert isinstance(sex, Categorical) and isinstance(before, Categorical)
+    assert sex.law == pytest.approx((5 / 6, 1 / 6)) and sex.origin == before.law == before.origin
+    tau = torch.tensor(0.4)
+    assert torch.equal(sex.process.chain.matrix(tau), before.process.chain.matrix(tau))
+    assert float(sex.baseline_loss(tau)) < float(before.baseline_loss(tau))
+    assert cdr == FITTED["cdr"]  # nobody's is known
+    assert Schema.from_yaml(others.to_yaml()) == others
 
 
 def test_shapes_and_levels() -> None:
