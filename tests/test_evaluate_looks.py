@@ -3,15 +3,17 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from metavoxel.data.cohort import read_cohort
 from metavoxel.evaluate import looks, scans
 from metavoxel.evaluate.copies import Audit, audit
-from metavoxel.evaluate.evaluation import Options
+from metavoxel.evaluate.evaluation import Evaluation, Options
 from metavoxel.evaluate.features import Extractor
 from metavoxel.evaluate.figures import OURS, Findings
 from metavoxel.evaluate.groups import groups_section, looks_of_groups
@@ -28,6 +30,7 @@ from metavoxel.evaluate.looks import (
     look,
 )
 from metavoxel.evaluate.scans import Spaces
+from metavoxel.schema import Image
 
 GRID = (6, 7, 6)
 WAYS = np.random.default_rng(1).normal(0, 0.03, (12, *GRID))
@@ -194,14 +197,33 @@ def test_a_drawn_scan_stands_beside_the_scan_of_its_own_person(monkeypatch: pyte
     assert np.array_equal(seen[0][:4], [made[0], real[0], made[2], real[1]])
 
 
-def test_no_more_scans_are_held_than_memory_is_meant_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scans, "MOST_SCANS", 10)
-    run = SimpleNamespace(options=Options(), findings=Findings({}))
-    voxels, rows = heads(1, 25), pd.DataFrame({"participant_id": range(25)})
-    kept, whose = scans._some(run, voxels, rows, "training scans")  # type: ignore[arg-type]
-    assert len(kept) == 10 and np.array_equal(kept, voxels[whose["participant_id"]])
-    assert run.findings.left_out == ["10 of 25 training scans were compared with drawn ones, at random."]
-    assert scans._some(run, voxels[:9], rows[:9], "")[0] is not None and len(run.findings.left_out) == 1  # type: ignore[arg-type]
+def test_no_more_scans_are_read_than_memory_is_meant_for(
+    phantoms: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of 12 people one has no scan."""
+    whole = read_cohort(phantoms)
+    lost = whole.participants[3]
+    cohort = replace(whole, scans={"T1w": [path if lost not in str(path) else None for path in whole.scans["T1w"]]})
+    run = Evaluation([], cohort, tmp_path / "work", Options(), Findings({}), quiet=True)
+    image = Image("T1w", (8, 10, 8), (20, 20, 20))
+    every, _ = scans.scans_of(run, cohort, image, "training scans")
+    assert len(every) == 11 and not run.findings.left_out
+    monkeypatch.setattr(scans, "MOST_SCANS", 5)
+    some, rows = scans.scans_of(run, cohort, image, "training scans")
+    people = [who for who in cohort.participants if who != lost]
+    assert len(some) == len(set(rows["participant_id"])) == 5 and isinstance(some, np.memmap)
+    assert np.array_equal(some, every[[people.index(who) for who in rows["participant_id"]]])
+    assert run.findings.left_out == ["5 of 11 training scans were compared with drawn ones, at random."]
+    assert len(scans.scans_of(run, cohort, image)[0]) == 11
+
+
+def test_fine_voxels_are_compared_by_means_over_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = heads(1, 3)[:, :5, :6, :4]
+    assert np.array_equal(as_voxels(few)["whole"], few.reshape(3, -1))
+    monkeypatch.setattr(looks, "MOST_VOXELS", 3 * 3 * 2)
+    told = as_voxels(few)["whole"].reshape(3, 3, 3, 2)
+    assert told[0, 0, 1, 1] == pytest.approx(few[0, :2, 2:4, 2:].mean(), abs=1e-6)
+    assert told[1, 2, 0, 0] == pytest.approx(few[1, 4:, :2, :2].mean(), abs=1e-6)  # a block over the edge
 
 
 def test_the_model_draws_for_its_own_cohort_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+import torch.nn.functional as F
 from scipy.stats import fisher_exact
 
 from metavoxel.data.table import IDENTIFIERS
@@ -30,6 +32,8 @@ TOLD_P, LEAST_P = 0.05, 0.01
 NORMAL_QUARTILES = 1.349
 """How far apart they are, in sds."""
 FAR = 5.0
+MOST_VOXELS = 1 << 17
+"""So that the features of thousands of scans fit into memory."""
 
 See = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 """Scans (n, *shape) -> features (m, d) of each plane, or of the whole under one name; figures are means over them."""
@@ -88,8 +92,16 @@ class Looked:
 
 
 def as_voxels(scans: np.ndarray) -> dict[str, np.ndarray]:
-    """The scans themselves as features."""
-    return {WHOLE: np.asarray(scans, np.float32).reshape(len(scans), -1)}
+    """The scans themselves (n, *shape) as features: on a fine grid, means over blocks of voxels."""
+    side = 1
+    while np.prod([-(-length // side) for length in scans.shape[1:]]) > MOST_VOXELS:
+        side += 1
+    pool = (F.avg_pool2d, F.avg_pool3d)[scans.ndim - 3]
+
+    def means(scan: np.ndarray) -> np.ndarray:
+        return pool(torch.from_numpy(scan)[None], side, ceil_mode=True).flatten().numpy()
+
+    return {WHOLE: np.stack([means(np.asarray(scan, np.float32)) for scan in scans])}
 
 
 def look(

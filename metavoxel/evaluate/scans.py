@@ -38,7 +38,7 @@ from metavoxel.progress import one_bar
 from metavoxel.schema import Image
 
 MOST_SCANS = 2000
-"""Of training people, and of those asked about, that drawn scans are compared with: their voxels are held in memory."""
+"""Of training people, and of those asked about, that drawn scans are compared with: their features are held in memory."""
 DENSENET = "densenet/network-1.safetensors"
 DRAWING = ("image-only", "paper", "continuous-sex")
 """The baselines that draw scans."""
@@ -79,13 +79,16 @@ def image_sections(run: Evaluation, spaces: Mapping[str, Spaces], by: Sequence[s
         yield from _matching(run, image, gallery)
 
 
-def scans_of(run: Evaluation, cohort: Cohort, image: Image) -> tuple[np.ndarray, pd.DataFrame]:
-    """(n, *shape) of the rows that have a scan, and these rows; on disk, read once."""
+def scans_of(run: Evaluation, cohort: Cohort, image: Image, some: str = "") -> tuple[np.ndarray, pd.DataFrame]:
+    """(n, *shape) of the rows that have a scan, and these rows; read once, mapped from disk. some: what they are, where no
+    more than MOST_SCANS are wanted, at random."""
+    there = np.flatnonzero([path is not None for path in cohort.scans[image.name]])
+    if some and len(there) > MOST_SCANS:
+        run.findings.left_out.append(f"{MOST_SCANS} of {len(there)} {some} were compared with drawn ones, at random.")
+        there = np.sort(np.random.default_rng(run.options.seed).permutation(there)[:MOST_SCANS])
+    own = cohort.subset(there)
     with one_bar(f"reading {image.name}", run.quiet) as report:
-        stack = load_images(cohort, image, run.work / "scans", report)
-    rows = np.flatnonzero(stack.present.numpy())
-    voxels = stack.voxels if len(rows) == len(stack) else stack.voxels[rows]
-    return voxels, cohort.table.iloc[rows].reset_index(drop=True)
+        return load_images(own, image, run.work / "scans", report).voxels, own.table
 
 
 def _draw(
@@ -177,22 +180,13 @@ def _measure(run: Evaluation, image: Image, gallery: Gallery, others: Mapping[st
 
 
 def _gallery(run: Evaluation, image: Image, made: np.ndarray, made_rows: pd.DataFrame) -> Gallery:
-    real, rows = _some(run, *scans_of(run, run.cohort, image), "scans of people asked about")
+    real, rows = scans_of(run, run.cohort, image, "scans of people asked about")
     training, learned = None, None
     if run.training is not None:
-        training, learned = _some(run, *scans_of(run, run.training, image), "training scans")
+        training, learned = scans_of(run, run.training, image, "training scans")
         if run.training.root != run.cohort.root:  # sub-01 of two studies are two people
             learned = learned.assign(participant_id=f"{run.training.root.name}/" + learned["participant_id"])
     return Gallery(image.name, image.spacing, made, made_rows, real, rows, training, learned)
-
-
-def _some(run: Evaluation, scans: np.ndarray, rows: pd.DataFrame, what: str) -> tuple[np.ndarray, pd.DataFrame]:
-    """No more than MOST_SCANS, at random."""
-    if len(scans) <= MOST_SCANS:
-        return scans, rows
-    run.findings.left_out.append(f"{MOST_SCANS} of {len(scans)} {what} were compared with drawn ones, at random.")
-    some = np.sort(np.random.default_rng(run.options.seed).permutation(len(scans))[:MOST_SCANS])
-    return scans[some], rows.iloc[some].reset_index(drop=True)
 
 
 def spaces_of(run: Evaluation) -> dict[str, Spaces]:
