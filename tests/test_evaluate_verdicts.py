@@ -10,7 +10,7 @@ import pytest
 from metavoxel.data.cohort import Cohort, read_cohort
 from metavoxel.evaluate import accuracy, coherence, fairness, headsize
 from metavoxel.evaluate.claims import Claim
-from metavoxel.evaluate.figures import OURS, Findings
+from metavoxel.evaluate.figures import OURS, Figure, Findings
 from metavoxel.schema import Categorical, Continuous
 
 Rng = np.random.Generator
@@ -94,14 +94,18 @@ def test_who_is_served_worse_is_told_from_who_is_harder_and_who_is_served_better
     ours = exact + rng.normal(0, 1, n) + narrow
     spread = np.where(site == "a", 12, 4)[:, None]
     rows, age = np.arange(n), Continuous("age", "years")
+    facts = truth + rng.normal(0, np.where(site == "c", 20, 5))
     claims = [
         Claim(OURS, "scan", age, rows, truth, ours, ours[:, None] + rng.normal(0, 1, (n, 99)) * spread),
-        Claim("exact", "scan", age, rows, truth, exact), Claim("constant", "nothing", age, rows, truth, np.full(n, 50.0)),
+        Claim(OURS, "other facts", age, rows, truth, facts), Claim(OURS, "nothing", age, rows, truth, 0 * facts + 50),
+        Claim("exact", "scan", age, rows, truth, exact), Claim("constant", "nothing", age, rows, truth, 0 * facts + 50),
     ]  # fmt: skip
     findings = Findings({})
     findings.add(accuracy.accuracy(claims, rows, seed=0))
     findings.add(fairness.fairness(claims, cohort_of(tmp_path, site=site), ["site"], seed=0))
-    section = fairness.fairness_section(findings, claims)
+    keys = [(f.variable, f.metric, f.who, f.given, f.group) for f in findings.figures if f.section == fairness.SECTION]
+    assert len(keys) == len(set(keys)) and {given for _, _, who, given, _ in keys if who == OURS} == {"scan", "other facts"}
+    section, further = fairness.fairness_sections(findings, claims)
     worse, harder, better, off = section.conclusion.split(". ", 3)
     assert worse.startswith("Served worse than other people, beyond chance: site = b for age (+")
     assert harder.startswith("Harder, but for the exact answer as well, and no more so: site = a for age (+")
@@ -109,6 +113,10 @@ def test_who_is_served_worse_is_told_from_who_is_harder_and_who_is_served_better
     assert off == "Intervals (90 %) or probabilities are at fault in: site = b for age."
     row = dict(zip(section.table.header, section.table.rows[0]))
     assert row["group"] == "site = a" and row["for comparison"].endswith("(exact)") and row["90 % holds"].endswith("%")
+    assert further.conclusion.startswith("Served worse than other people, beyond chance: site = c for age given the other "
+                                         "facts (+")  # fmt: skip
+    row = dict(zip(further.table.header, further.table.rows[0]))
+    assert row["variable"] == "age given the other facts: MAE" and row["for comparison"].endswith("(constant)")
 
 
 def test_groups_that_are_served_alike_are_seldom_named(rng: Rng, tmp_path: Path) -> None:
@@ -123,7 +131,8 @@ def test_groups_that_are_served_alike_are_seldom_named(rng: Rng, tmp_path: Path)
         findings = Findings({})
         findings.add(found for claim in claims[:1] for value in "abcdef" for found in fairness._less_rest(
             claim, claims[1], rows, cohort.table["site"].to_numpy() == value, value, trial))  # fmt: skip
-        parts = [fairness._Part(findings, claims[0], claims[1], value) for value in "abcdef"]
+        groups = [Figure(fairness.SECTION, "sex", "accuracy", 0, group=value) for value in "abcdef"]
+        parts = [fairness._Part(findings, "sex", *claims, group) for group in groups]
         named += not fairness._conclusion(parts).startswith("None of 6 groups is served worse")
     assert named <= 3  # at most 1 in 20 is expected, worse or better
 

@@ -1,6 +1,6 @@
 """The same figures for each age band, sex, site and any other column: who is served worse than the others?"""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -33,14 +33,14 @@ def group_columns(cohort: Cohort, by: Sequence[str]) -> list[str]:
 
 
 def fairness(claims: Sequence[Claim], cohort: Cohort, by: Sequence[str], seed: int) -> Iterator[Figure]:
-    """Accuracy and calibration of the model given the scan (where it can be), group by group: `group` is "sex = F".
+    """Accuracy and calibration of the model given each set of facts, group by group: `group` is "sex = F".
 
     loss_less_rest: the group's mean loss (see `losses`) less that of all other people, above 0 if it is served worse;
     loss_beyond_exact_less_rest: the same of what the model loses beyond the exact answer; both with METRIC_p. The exact
     answer's own, or else a constant's, are there under their names: some groups are harder than others for anybody.
     """
     people = cohort.table["participant_id"].to_numpy()
-    own = [(claim, _beside(claims, claim)) for claim in main_claims(claims)]
+    own = [(claim, _beside(claims, claim)) for claim in [*main_claims(claims), *_further(claims)]]
     words = cohort.kinds(by).astype(object) if by else pd.DataFrame(index=pd.Index(people))
     for column in by:
         of_row = words[column].reindex(people).to_numpy()
@@ -48,12 +48,20 @@ def fairness(claims: Sequence[Claim], cohort: Cohort, by: Sequence[str], seed: i
             inside = of_row == value
             some = [(claim, other) for claim, other in own if _enough(claim, people, inside)]
             group, parts = f"{column} = {value}", [claim.among(inside) for claim, _ in some]
-            others = [part for _, other in some if len((part := other.among(inside)).rows)]
+            beside = {(other.variable.name, other.who, other.given): other.among(inside) for _, other in some}
+            others = [part for part in beside.values() if len(part.rows)]
             found = [*scored([*parts, *others], people, seed, group), *calibration(parts, seed, group)]
             for claim, other in some:
                 found += _less_rest(claim, other, people, inside, group, seed)
-            for figure in found:
+            once = {(f.variable, f.metric, f.who, f.given): f for f in found}  # a constant is held against several claims
+            for figure in once.values():
                 yield Figure(**{**vars(figure), "section": SECTION})
+
+
+def _further(claims: Sequence[Claim]) -> list[Claim]:
+    """The model's other claims. Given nothing, all are told the same."""
+    main = main_claims(claims)[0].given
+    return [claim for claim in claims if claim.who == OURS and claim.given not in (main, NOTHING)]
 
 
 def _enough(claim: Claim, people: np.ndarray, inside: np.ndarray) -> bool:
@@ -86,47 +94,73 @@ def _less_rest(
         yield figure(f"{metric}_less_rest_p", p)
 
 
-def fairness_section(findings: Findings, claims: Sequence[Claim]) -> Section | None:
-    """A picture a variable; None where no group is large enough."""
-    panels, rows, tested = [], [], []
-    for claim in main_claims(claims):
-        name, metric = claim.variable.name, next(iter(SHOWN[claim.is_class]))
-        everybody = findings.value("accuracy", name, metric, given=claim.given)
-        # a group of one class, or of ages in one band, is no fair comparison for what is asked about itself
-        own = [f for f in findings.figures if (f.section, f.variable, f.metric, f.who) == (SECTION, name, metric, OURS)
-               and not f.group.startswith(f"{name} = ")]  # fmt: skip
-        if everybody is None or not own:
-            continue
+def fairness_sections(findings: Findings, claims: Sequence[Claim]) -> Iterator[Section]:
+    """Given the scan (where it can be), a picture a variable; given other facts, a table. None where no group is large
+    enough."""
+    main, further = main_claims(claims), _further(claims)
+    panels = [picture for claim in main for picture in _panel(findings, claim)]
+    if panels:
+        parts = _parts(findings, claims, {claim.variable.name: claim for claim in main})
+        yield Section(
+            "Is anybody served worse?", _conclusion(parts), panels, _table(parts),
+            note=f"{in_words(main[0].given).capitalize()}. Bars are 95 % intervals, the grey line is everybody. "
+            f"Groups of under {LEAST_PEOPLE} people are left out. Loss: the mean error, or the share that is wrong; each "
+            "group's is held against that of all people outside it (permutation of Welch's t). For comparison: the exact "
+            "answer's figure, or else a constant's. Each p is one test's own; of models that serve all alike, 1 in 20 "
+            "reports names a group above as served worse or better, and 1 in 20 intervals or probabilities as at fault "
+            "(Holm).",
+        )  # fmt: skip
+    asked = {f"{claim.variable.name} {in_words(claim.given)}": claim for claim in further}
+    if parts := _parts(findings, claims, asked):
+        yield Section(
+            "Is anybody served worse who is told other facts?", _conclusion(parts), table=_table(parts),
+            note="As above, by all of these groups and sets of facts together. Given nothing, all are told the same.",
+        )  # fmt: skip
+
+
+def _groups(findings: Findings, claim: Claim) -> list[Figure]:
+    """The shown metric of each group. A group of one class, or of ages in one band, is no fair comparison for what is asked
+    about itself."""
+    name, metric = claim.variable.name, next(iter(SHOWN[claim.is_class]))
+    wanted = SECTION, name, metric, OURS, claim.given
+    return [f for f in findings.figures if (f.section, f.variable, f.metric, f.who, f.given) == wanted
+            and not f.group.startswith(f"{name} = ")]  # fmt: skip
+
+
+def _panel(findings: Findings, claim: Claim) -> Iterator[Picture]:
+    name, (metric, words) = claim.variable.name, next(iter(SHOWN[claim.is_class].items()))
+    everybody, own = findings.value("accuracy", name, metric, given=claim.given), _groups(findings, claim)
+    if everybody is not None and own:
         bars = [(f"{f.group} (n {f.n})", f.value, _end(f.low, f.value), _end(f.high, f.value)) for f in own]
-        words = SHOWN[claim.is_class][metric]
         unit = getattr(claim.variable, "unit", "")
-        panels.append(Picture(plots.groups(name, f"{words}, {unit}" if unit else words, bars, everybody.value),
-                              f"{words} of {name} by group"))  # fmt: skip
-        parts = [_Part(findings, claim, _beside(claims, claim), f.group) for f in own]
-        tested += parts
-        rows += [(f"{name}: {words}", f.group, str(f.n), shown_value(f), *part.cells(metric))
-                 for f, part in zip(own, parts)]  # fmt: skip
-    if not panels:
-        return None
+        png = plots.groups(name, f"{words}, {unit}" if unit else words, bars, everybody.value)
+        yield Picture(png, f"{words} of {name} by group")
+
+
+def _parts(findings: Findings, claims: Sequence[Claim], asked: Mapping[str, Claim]) -> list["_Part"]:
+    return [_Part(findings, question, claim, _beside(claims, claim), group)
+            for question, claim in asked.items() for group in _groups(findings, claim)]  # fmt: skip
+
+
+def _table(parts: Sequence["_Part"]) -> Table:
     header = ("variable", "group", "n", "model", "loss less the others'", "p", "for comparison", "90 % holds", "ECE, p")
-    return Section(
-        "Is anybody served worse?", _conclusion(tested), panels, Table(header, rows),
-        note=f"{in_words(main_claims(claims)[0].given).capitalize()}. Bars are 95 % intervals, the grey line is everybody. "
-        f"Groups of under {LEAST_PEOPLE} people are left out. Loss: the mean error, or the share that is wrong; each "
-        "group's is held against that of all people outside it (permutation of Welch's t). For comparison: the exact "
-        "answer's figure, or else a constant's. Each p is one test's own; of models that serve all alike, 1 in 20 reports "
-        "names a group above as served worse or better, and 1 in 20 intervals or probabilities as at fault (Holm).",
-    )  # fmt: skip
+    return Table(header, [part.cells() for part in parts])
 
 
 @dataclass(frozen=True)
 class _Part:
-    """What was found of one variable in one group; other: whom the model's answers are held against there."""
+    """What was found of one claim in the group that `shown` is about. question: in words; other: whom the answers are held
+    against there."""
 
     findings: Findings
+    question: str
     claim: Claim
     other: Claim
-    group: str
+    shown: Figure
+
+    @property
+    def group(self) -> str:
+        return self.shown.group
 
     def told(self, metric: str, of: Claim | None = None) -> Figure | None:
         """Of the model, or of `other`."""
@@ -145,10 +179,14 @@ class _Part:
         beyond, p = self.told("loss_beyond_exact_less_rest"), self.told("loss_beyond_exact_less_rest_p")
         return beyond is not None and p is not None and (beyond.value <= 0 or p.value >= LEAST_P)
 
-    def cells(self, metric: str) -> tuple[str, ...]:
+    def cells(self) -> tuple[str, ...]:
+        """Of the table."""
+        metric = self.shown.metric
         apart, p, held, ece_p = map(self.told, ("loss_less_rest", "loss_less_rest_p", "coverage_90", "ece_p"))
+        asked = f"{self.question}: {SHOWN[self.claim.is_class][metric]}"
         other = f"{shown_value(self.told(metric, self.other))} ({self.other.who})"
-        return (shown_value(apart), f"{p.value:.2g}" if p else "", other, f"{held.value:.0%}" if held else "",
+        return (asked, self.group, str(self.shown.n), shown_value(self.shown), shown_value(apart),
+                f"{p.value:.2g}" if p else "", other, f"{held.value:.0%}" if held else "",
                 f"{ece_p.value:.2g}" if ece_p else "")  # fmt: skip
 
     def words(self) -> str:
@@ -159,7 +197,7 @@ class _Part:
         said = [f"{f.value:+.1%} wrong" if self.claim.is_class else f"{f.value:+.3g} {unit}".rstrip()
                 for f in (own, its) if f is not None]  # fmt: skip
         beside = f"; {self.other.who}: {said[1]}" if len(said) > 1 else ""
-        return f"{self.group} for {self.claim.variable.name} ({said[0]}{beside})"
+        return f"{self.group} for {self.question} ({said[0]}{beside})"
 
 
 def _conclusion(parts: Sequence[_Part]) -> str:
@@ -178,7 +216,7 @@ def _conclusion(parts: Sequence[_Part]) -> str:
     judged = [(part, odds) for part in parts if (odds := part.calibration_p) is not None]
     wrong = [part for (part, _), odds in zip(judged, holm([odds for _, odds in judged])) if odds < LEAST_P]
     if wrong:
-        off = "; ".join(f"{part.group} for {part.claim.variable.name}" for part in wrong)
+        off = "; ".join(f"{part.group} for {part.question}" for part in wrong)
         sentences.append(f"Intervals (90 %) or probabilities are at fault in: {off}.")
     elif judged:
         sentences.append(f"No fault of 90 % intervals or of probabilities was found in {len(judged)} groups.")

@@ -21,7 +21,7 @@ from metavoxel.evaluate.claims import predictions_of
 from metavoxel.evaluate.coherence import coherence_section, contradictions, retest, surprises
 from metavoxel.evaluate.compare import ANSWERS, comparison, comparison_page, save_answers
 from metavoxel.evaluate.evaluation import Evaluation, Options, Side
-from metavoxel.evaluate.fairness import fairness, fairness_section, group_columns
+from metavoxel.evaluate.fairness import fairness, fairness_sections, group_columns
 from metavoxel.evaluate.figures import OURS, Findings
 from metavoxel.evaluate.headsize import head_size_section
 from metavoxel.evaluate.scans import Spaces, image_sections, spaces_of
@@ -103,7 +103,7 @@ def _chapters(run: Evaluation, by: Sequence[str], spaces: Mapping[str, Spaces]) 
                                 run.quiet))  # fmt: skip
     found.add(surprises(run.surprises, LIMIT))
     found.add(retest(run.claims, run.cohort))
-    optional = [fairness_section(found, run.claims), head_size_section(run), coherence_section(found),
+    optional = [*fairness_sections(found, run.claims), head_size_section(run), coherence_section(found),
                 *image_sections(run, spaces, by)]  # fmt: skip
     main = [summary_section(found, run.claims, separate), *accuracy_sections(found, run.claims)]
     return [*main, calibration_section(found, run.claims, seed), *filter(None, optional)]
