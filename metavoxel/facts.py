@@ -39,21 +39,19 @@ def fact_width(v: Scalar) -> int:
 
 
 def told(scalars: Sequence[Scalar], state: State, times: Times, rows: int) -> list[Told]:
-    """What each scalar says by itself. Of several rows for each row of the images, the first speaks.
-
-    A number: its mean and variance under its law. A class: the same of its levels, less the marginal.
-    """
+    """What each scalar says by itself, a class of each of its levels, less what is so of all people of the last training: a
+    score of 0 is the mean of the first's. Of several rows for each row of the images, the first speaks."""
     parts = []
     for v in scalars:
         x, t = (part[v.name].reshape(rows, -1)[:, 0] for part in (state, times))
         tau = v.clock.tau(t)
         if isinstance(v, Categorical):
-            law, origin = (torch.tensor(shares, device=x.device) for shares in (v.law, v.origin))
+            law = torch.tensor(v.law, device=x.device)
             chances = torch.softmax(law.log() + v.process.likelihood(x, tau), -1)
-            parts.append(Told(chances - origin, chances, chances))
+            parts.append(Told(chances - law, chances, chances))
         else:
             number = v.law.given(x, tau)
-            parts.append(Told(number.mean()[:, None], number.variance()[:, None]))
+            parts.append(Told((number.mean() - v.law.mean)[:, None], number.variance()[:, None]))
     return parts
 
 

@@ -95,6 +95,11 @@ class Law:
     centres: tuple[float, ...] = (0.0,)
     widths: tuple[float, ...] = (1.0,)
 
+    @property
+    def mean(self) -> float:
+        """Of the scores."""
+        return sum(self.centres) / len(self.centres)
+
     @classmethod
     def of(cls, x: Array) -> "Law":
         """Of people's scores (n,): about sqrt(n) quantiles, each as wide as the smaller gap beside it. Mean and variance

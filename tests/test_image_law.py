@@ -1,5 +1,6 @@
 """The normal law of whole images, against Bayes' rule written out with full covariance matrices."""
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 import metavoxel as mv
 from metavoxel.clocks import Cosine
-from metavoxel.facts import told
+from metavoxel.facts import facts_of, told
 from metavoxel.image_law import FEATURES, ImageLaw
 from metavoxel.noise import Noise
 from metavoxel.schema import State, Times
@@ -121,6 +122,27 @@ def test_told_is_nothing_where_absent_and_all_where_known() -> None:
     assert torch.allclose(known, torch.tensor([1.5, -0.75, 0.75]), atol=1e-5)
     assert torch.allclose(absent, torch.zeros(3), atol=1e-6)
     assert 0 < between[0] < 1.5 and 0 < between[2] < 0.75 and abs(between[1:].sum()) < 1e-6
+
+
+def test_a_law_of_older_people_is_about_their_own_mean() -> None:
+    """A schema that people of 20 to 50 set, half of them men; images of people of 60 to 90, a fifth of them men."""
+    n, rng = 2000, np.random.default_rng(0)
+    variables = mv.Schema([mv.Continuous("age"), mv.Categorical("sex", ("F", "M"))])
+    first = pd.DataFrame({"age": rng.uniform(20, 50, n), "sex": rng.choice(["F", "M"], n)})
+    people = pd.DataFrame({"age": rng.uniform(60, 90, n), "sex": rng.choice(["F", "M"], n, p=[0.8, 0.2])})
+    schema = variables.fit(first).among(people)
+    pixel = torch.from_numpy(0.02 * people["age"].to_numpy() + 0.5 * (people["sex"] == "M").to_numpy()).float()
+    images = pixel[:, None, None, None].expand(n, *SHAPE) + 0.1 * torch.randn(n, *SHAPE)
+    facts, _ = schema.encode(people)
+    state = facts_of(schema.scalars, facts, {name: torch.zeros(n) for name in facts}, n)
+    assert state.mean(0).abs().max() < 1e-3
+    law = ImageLaw(SHAPE, 3)
+    law.fit(lambda rows: images[rows], torch.arange(n), state)
+    asked, _ = schema.encode(pd.DataFrame({"age": [65.0, 65.0, 85.0], "sex": ["F", "M", "F"]}))
+    for level, right in ((0.0, [1.3, 1.8, 1.7]), (1.0, [float(pixel.mean())] * 3)):
+        told_of = told(schema.scalars, asked, {name: torch.full((3,), level) for name in asked}, 3)
+        means = law.given(told_of).mean.flatten(1).mean(1)
+        assert torch.allclose(means.expand(3), torch.tensor(right), atol=0.03), level
 
 
 def test_the_spread_about_the_mean_is_what_the_facts_leave_open() -> None:
