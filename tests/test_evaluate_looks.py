@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 
 from metavoxel.data.cohort import read_cohort
+from metavoxel.errors import MetavoxelError
 from metavoxel.evaluate import looks, scans
-from metavoxel.evaluate.copies import Audit, audit
-from metavoxel.evaluate.evaluation import Evaluation, Options
+from metavoxel.evaluate.copies import Audit, Fold, audit
+from metavoxel.evaluate.evaluation import Evaluation, Options, Side
 from metavoxel.evaluate.features import Extractor
 from metavoxel.evaluate.figures import OURS, Findings
 from metavoxel.evaluate.groups import groups_section, looks_of_groups
@@ -25,6 +26,7 @@ from metavoxel.evaluate.looks import (
     Looked,
     Space,
     as_voxels,
+    copies_of_folds,
     copies_section,
     images_section,
     look,
@@ -226,6 +228,24 @@ def test_fine_voxels_are_compared_by_means_over_blocks(monkeypatch: pytest.Monke
     assert told[1, 2, 0, 0] == pytest.approx(few[1, 4:, :2, :2].mean(), abs=1e-6)  # a block over the edge
 
 
+def test_networks_of_volumes_are_refused_for_flat_images_and_broken_draws_are_told(
+    phantoms: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cohort = read_cohort(phantoms)
+    schema = SimpleNamespace(images=[Image("T1w", (8, 10))], scalars=[])
+    side = Side("m", SimpleNamespace(schema=schema), cohort, None, None)  # type: ignore[arg-type]
+    run = Evaluation([side], cohort, tmp_path, Options(radimagenet=Path("net.pt")), Findings({}), quiet=True)
+    with pytest.raises(MetavoxelError, match="look at volumes, and T1w is an image in two dimensions; leave them out"):
+        scans.spaces_of(run)
+    made = heads(1, 40)
+    made[3, 0, 0, 0] = np.nan
+    monkeypatch.setattr(scans, "_draw", lambda *_: ({"T1w": made}, cohort.table))
+    monkeypatch.setattr(scans, "_gallery", lambda *_: gallery(made, heads(2, 90)))
+    assert list(scans.image_sections(run, {"T1w": {"voxels": Space(flat)}}, [])) == []
+    assert run.findings.left_out == ["Looks of T1w: 1 of 40 drawn scans hold values that are not numbers, so that the "
+                                     "others would say nothing of the model."]  # fmt: skip
+
+
 def test_the_model_draws_for_its_own_cohort_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only baselines know classes as numbers: a number that looks like a class here turns no other into one."""
     drawn: list[object] = []
@@ -233,6 +253,23 @@ def test_the_model_draws_for_its_own_cohort_as_it_is(monkeypatch: pytest.MonkeyP
     run = SimpleNamespace(options=Options(), findings=Findings({}), sides=[SimpleNamespace(model="m", test="cohort")],
                           model=SimpleNamespace(schema=SimpleNamespace(images=())))  # fmt: skip
     assert list(scans.image_sections(run, {"T1w": {}}, [])) == [] and drawn == [["cohort"]]  # type: ignore[arg-type]
+
+
+def test_copies_are_looked_for_by_each_folds_own_network() -> None:
+    """The second fold's network sees that its model has copied; the first one's sees nothing at all."""
+    real, made = heads(1, 60), heads(2, 40)
+    learnt, held = np.arange(30), np.arange(30, 60)
+    folds = [Fold(np.arange(20), learnt, held), Fold(np.arange(20, 40), held, learnt)]
+    made[25:30] = real[40:45]
+    blind = Extractor("a", "", "", lambda scans: {"whole": np.random.default_rng(len(scans)).normal(size=(len(scans), 4))})
+    seeing = Extractor("b", "", "", flat)
+    planes = Space(lambda scans: {"x": scans.reshape(len(scans), -1)})
+    spaces = {"net": Space(flat, networks=[blind, seeing]), "voxels": Space(flat), "planes": planes}
+    audits = copies_of_folds(gallery(made, real), spaces, folds, 0)
+    assert set(audits) == {"net", "voxels"}
+    near = audits["net"].near
+    copied = near[near["distance"] < 1e-3]
+    assert set(zip(copied["made"], copied["training"])) == set(zip(range(25, 30), range(40, 45)))
 
 
 def test_a_group_that_is_drawn_worse_is_named() -> None:
@@ -248,7 +285,9 @@ def test_a_group_that_is_drawn_worse_is_named() -> None:
     spaces = {"voxels": Space(as_voxels), "net": Space(flat, networks=[network])}
     found = Findings({}, list(looks_of_groups(own, spaces, words, 0)))
     assert {f.group for f in found.figures} == {"sex = F", "sex = M", "site = one"}
-    assert {f.metric for f in found.figures} == {"voxels: mmd", "voxels: mmd_p"}
+    assert {f.metric for f in found.figures} == {"voxels: mmd", "voxels: mmd_floor", "voxels: mmd_p"}
+    told = {(f.group, f.metric): f.value for f in found.figures}
+    assert told["sex = M", "voxels: mmd"] > 5 * abs(told["sex = M", "voxels: mmd_floor"])
     section = groups_section(found, "T1w")
     assert section is not None and "sex = M (by voxels)" in section.conclusion and "sex = F" not in section.conclusion
     assert groups_section(Findings({}), "T1w") is None

@@ -11,8 +11,8 @@ from metavoxel.data.phantom_render import render
 from metavoxel.errors import MetavoxelError
 from metavoxel.evaluate.figures import CONSTANT, OURS, Figure, Findings
 from metavoxel.evaluate.looks import REAL
-from metavoxel.evaluate.matching import CURVES, SECTION, ageing_section, curves, reading_section
-from metavoxel.evaluate.requests import Predictor, agreement, compare_curves, linear_fit, match, train_on_drawn
+from metavoxel.evaluate.matching import CURVES, SECTION, _by_age, ageing_section, curves, reading_section
+from metavoxel.evaluate.requests import Predictor, Trial, agreement, compare_curves, linear_fit, match, train_on_drawn
 
 
 def world(n: int, slope: float, spread: float, seed: int, more_in_men: float = 0.2) -> pd.DataFrame:
@@ -89,6 +89,20 @@ def test_slopes_have_a_ratio_only_where_real_volumes_change_with_age() -> None:
     apart = {(f.metric, f.who): f.value for f in figures if f.group == "sex = F" and f.metric.endswith("wasserstein")}
     assert apart["ventricles_ml: wasserstein", OURS] > 3 * apart["ventricles_ml: wasserstein", REAL]
     assert apart["head_ml: wasserstein", OURS] < 2 * apart["head_ml: wasserstein", REAL]
+    by_age = {f.group: f.value for f in figures if f.metric == "ventricles_ml: wasserstein" and f.who == OURS}
+    groups = [group for group in by_age if group.startswith("age = ")]
+    assert len(groups) == 3 and by_age[groups[0]] < by_age[groups[2]]  # the lines part with age
+
+
+def test_distances_by_age_are_those_of_the_people_of_that_age() -> None:
+    real, drawn = world(300, 0.02, 0.3, 1), world(200, 0.01, 0.3, 2)
+    ends = np.quantile(real["age"], [0, 1 / 3, 2 / 3, 1])
+    others = {*CURVES, "head_ml"} - {"ventricles_ml"}
+    found = _by_age(*(table.assign(**dict.fromkeys(others, table["age"])) for table in (drawn, real)), 0)
+    middle = found[found["volume"] == "ventricles_ml"].iloc[1]
+    made, seen = (t.loc[(t["age"] > ends[1]) & (t["age"] <= ends[2]), "ventricles_ml"] for t in (drawn, real))
+    assert middle["level"] == f"{ends[1]:.4g} to {ends[2]:.4g}"
+    assert middle["wasserstein"] == pytest.approx(stats.wasserstein_distance(made, seen) / seen.std(ddof=1))
 
 
 def test_agreement_is_what_its_names_say() -> None:
@@ -110,13 +124,13 @@ def test_judges_tell_scans_that_obey_from_scans_that_do_not(scans: tuple[np.ndar
     voxels, facts = scans
     train, held_out, drawn = slice(0, 240), slice(240, 300), slice(300, 360)
     names = ["age", "sex"]
-    judge = linear_fit((voxels[train], facts[train]), names)
-    real = (voxels[held_out], facts[held_out])
-    table = match(judge, (voxels[drawn], facts[drawn]), real, names)
+    learnt, real = ((voxels[part], facts[part]) for part in (train, held_out))
+    judge = linear_fit(learnt, names)
+    table = match([Trial(judge, (voxels[drawn], facts[drawn]), real, learnt)], names)
     assert ((table["low"] < table["value"]) & (table["value"] < table["high"])).all()
     obedient = table.pivot_table(index=["variable", "metric"], columns="of", values="value")
     shuffled = facts[drawn].sample(frac=1, random_state=0)
-    deaf = match(judge, (voxels[drawn], shuffled), real, names)
+    deaf = match([Trial(judge, (voxels[drawn], shuffled), real, learnt)], names)
     deaf = deaf.pivot_table(index=["variable", "metric"], columns="of", values="value")
     assert obedient.loc[("age", "mae"), "drawn"] < 13 < deaf.loc[("age", "mae"), "drawn"]
     assert obedient.loc[("age", "r"), "drawn"] > 0.6 > 0.4 > deaf.loc[("age", "r"), "drawn"]
@@ -130,14 +144,14 @@ def test_training_on_drawn_scans_is_worth_what_they_show(scans: tuple[np.ndarray
     gap = facts[120:300].reset_index(drop=True)
     gap.loc[:4, "age"] = np.nan
     judge = linear_fit(real, ["age", "sex"])
-    table = train_on_drawn(judge, (voxels[120:300], gap), real, test, ["age", "sex"])
+    table = train_on_drawn([Trial(judge, (voxels[120:300], gap), test, real)], ["age", "sex"])
     assert list(table["training"].unique()) == ["real", "drawn", "both", "constant"] and len(table) == 16
     told = table.set_index(["training", "variable", "metric"])["value"]
     mae = np.abs(test[1]["age"] - real[1]["age"].mean()).mean()
     assert told["constant", "age", "mae"] == pytest.approx(mae) and np.isnan(told["constant", "age", "r"])
     assert told["constant", "sex", "balanced_accuracy"] == 0.5
     wrong = facts[120:300].sample(frac=1, random_state=1)
-    misled = train_on_drawn(judge, (voxels[120:300], wrong), real, test, ["age"])
+    misled = train_on_drawn([Trial(judge, (voxels[120:300], wrong), test, real)], ["age"])
     by_age = (t[(t["variable"] == "age") & (t["metric"] == "r")] for t in (table, misled))
     r, r_misled = (t.set_index("training")["value"] for t in by_age)
     assert r["drawn"] > 0.6 and r["both"] > 0.6 and r_misled["drawn"] < 0.4 and r["real"] == r_misled["real"]
@@ -145,8 +159,25 @@ def test_training_on_drawn_scans_is_worth_what_they_show(scans: tuple[np.ndarray
     def mean(sample: tuple[np.ndarray, pd.DataFrame], names: list[str]) -> Predictor:
         return lambda scans: pd.DataFrame({name: np.full(len(scans), sample[1][name].mean()) for name in names})
 
-    constant = train_on_drawn(mean(real, ["age"]), real, real, test, ["age"], fit=mean)
+    constant = train_on_drawn([Trial(mean(real, ["age"]), real, test, real)], ["age"], fit=mean)
     assert constant.loc[constant["metric"] == "mae", "value"].tolist() == [pytest.approx(mae)] * 4
+
+
+def test_what_is_read_of_folds_is_told_of_all_together(scans: tuple[np.ndarray, pd.DataFrame]) -> None:
+    """Two folds, each with a judge of its own: figures are those of both folds' answers, not means of two figures."""
+    voxels, facts = scans
+    halves = [(voxels[part], facts[part]) for part in (slice(0, 120), slice(120, 240))]
+    trials = [Trial(linear_fit(learnt, ["age", "sex"]), (voxels[240:300], facts[240:300]), test, learnt)
+              for learnt, test in (halves, halves[::-1])]  # fmt: skip
+    table = match(trials, ["age", "sex"]).set_index(["of", "variable", "metric"])["value"]
+    said = [trial.judge(trial.test[0])["age"].to_numpy() for trial in trials]
+    truth = [trial.test[1]["age"].to_numpy() for trial in trials]
+    assert table["real", "age", "mae"] == pytest.approx(np.abs(np.concatenate(said) - np.concatenate(truth)).mean())
+    assert table["real", "age", "r"] == pytest.approx(stats.pearsonr(np.concatenate(said), np.concatenate(truth))[0])
+    learnt = train_on_drawn(trials, ["age"]).set_index(["training", "metric"])["value"]
+    assert learnt["real", "mae"] == table["real", "age", "mae"] and 4 < learnt["drawn", "mae"] < 20
+    means = np.concatenate([np.abs(t.test[1]["age"] - t.training[1]["age"].mean()) for t in trials])
+    assert learnt[CONSTANT, "mae"] == pytest.approx(means.mean())
 
 
 def test_mistakes_are_told(scans: tuple[np.ndarray, pd.DataFrame]) -> None:
@@ -157,7 +188,7 @@ def test_mistakes_are_told(scans: tuple[np.ndarray, pd.DataFrame]) -> None:
     for message, call in {
         "no column 'mmse' beside": lambda: linear_fit(one, ["mmse"]),
         "9 scans with 8 rows": lambda: linear_fit((voxels[:9], facts[:8]), ["age"]),
-        "known of 0 scans": lambda: match(judge, one, (voxels[:9], facts[:9].assign(age=np.nan)), ["age"]),
+        "known of 0 scans": lambda: match([Trial(judge, one, (voxels[:9], facts[:9].assign(age=np.nan)), one)], ["age"]),
         "drawn scans have no column 'sex'": lambda: compare_curves(table.drop(columns="sex"), table, ["ventricles_ml"]),
         "of one age": lambda: compare_curves(table.assign(age=50.0), table, ["ventricles_ml"]),
     }.items():
@@ -190,7 +221,7 @@ def test_intervals_are_over_people_not_scans() -> None:
     ages = np.repeat(rng.uniform(20, 90, 30), 4)  # of 30 people, four scans each, read with the same error
     facts = pd.DataFrame({"age": ages, "participant_id": np.repeat(np.arange(30), 4)})
     said = pd.DataFrame({"age": ages + np.repeat(rng.normal(0, 8, 30), 4)})
-    wide, narrow = (match(lambda scans: said, (ages, table), (ages, table), ["age"]).iloc[0]
+    wide, narrow = (match([Trial(lambda scans: said, *[(ages, table)] * 3)], ["age"]).iloc[0]
                     for table in (facts, facts.drop(columns="participant_id")))  # fmt: skip
     assert 1.6 < (wide["high"] - wide["low"]) / (narrow["high"] - narrow["low"]) < 2.5
 

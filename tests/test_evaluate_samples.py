@@ -207,7 +207,7 @@ def test_copies_of_one_folds_people_are_named_among_all(rng: Rng) -> None:
     learnt = np.arange(0, 60), np.arange(60, 120)
     folds = [copies.Fold(np.arange(0, 30), learnt[1], learnt[0]), copies.Fold(np.arange(30, 60), learnt[0], learnt[1])]
     made[[40, 45, 50]] = real[[7, 8, 9]] + 0.001
-    found = copies.audit_folds(made, real, people, folds)
+    found = copies.audit_folds([(made[f.made], real) for f in folds], people, folds)
     nearest = found.near[found.near["distance"] < 0.1]
     assert set(zip(nearest["made"], nearest["training"])) == {(40, 7), (45, 8), (50, 9)}
     alone = [copies.audit(made[f.made], real[f.training], real[f.held_out], people[f.training], people[f.held_out])

@@ -2,6 +2,7 @@
 against answers that were made so that it is true, or is not."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -167,15 +168,21 @@ def test_a_class_that_is_nothing_but_head_size_is_found_out(rng: Rng, smaller: b
 
 def test_how_far_a_model_contradicts_itself_is_told_of_the_mean_and_of_most(tmp_path: Path) -> None:
     """From the file that a stopped run goes on from: the model is not asked."""
-    kept = tmp_path / "contradictions.csv"
     rows = [{"variable": "age", "through": "sex", "gap": 0.12, "gap_q95": 0.37, "rows": 25},
             {"variable": "sex", "through": "age", "gap": 0.01, "gap_q95": 0.55, "rows": 25}]  # fmt: skip
-    pd.DataFrame(rows).to_csv(kept, index=False)
+    pd.DataFrame(rows).to_csv(tmp_path / "contradictions.csv", index=False)
     findings = Findings({})
-    findings.add(coherence.contradictions(None, None, 0, kept))
+    findings.add(coherence.contradictions([SimpleNamespace(suffix="")], 0, tmp_path))
     findings.add(coherence.surprises(pd.DataFrame({"T1w": [1.0, 2.0, 3.0, np.nan]}), limit=2.4))
     assert findings.value("coherence", "sex", "gap_q95 through age").value == 0.55
     said = coherence.coherence_section(findings).conclusion
     assert "25 rows of the cohort were asked about" in said
     assert "for age, through sex: by 0.12 on average, and by up to 0.37 in" in said
     assert "33.3% of 3 T1w scans are unlike those in training; 0.01% of scans like them would be" in said
+    more = [{**rows[0], "gap": 0.2, "rows": 75}, {**rows[1], "gap": np.nan, "rows": 0}]
+    for fold, told in (("-1", rows), ("-2", more)):
+        pd.DataFrame(told).to_csv(tmp_path / f"contradictions{fold}.csv", index=False)
+    folds = [SimpleNamespace(suffix=fold) for fold in ("-1", "-2")]
+    own = {(f.variable, f.metric): (f.value, f.n) for f in coherence.contradictions(folds, 0, tmp_path)}
+    assert own["age", "gap through sex"] == (pytest.approx(0.25 * 0.12 + 0.75 * 0.2), 100)
+    assert own["sex", "gap through age"] == (0.01, 25)

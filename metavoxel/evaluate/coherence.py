@@ -8,9 +8,9 @@ import pandas as pd
 
 from metavoxel.data.cohort import Cohort
 from metavoxel.evaluate.claims import Claim, main_claims
+from metavoxel.evaluate.evaluation import Side
 from metavoxel.evaluate.figures import Figure, Findings
 from metavoxel.files import atomic_write
-from metavoxel.model import MetaVoxel
 from metavoxel.page import Section, Table
 from metavoxel.progress import one_bar
 from metavoxel.surprise import TAIL
@@ -20,19 +20,21 @@ MOST_PEOPLE, DRAWS = 500, 256
 """Of the question of contradictions."""
 
 
-def contradictions(
-    model: MetaVoxel, cohort: Cohort, seed: int, kept: Path, quiet: bool = True
-) -> Iterator[Figure]:
-    """`MetaVoxel.consistency`; metrics: "gap through WAY", the mean, and "gap_q95 through WAY". kept: a file of
-    it, which a stopped run goes on from."""
-    if not kept.exists():
-        some = cohort.subset(range(min(MOST_PEOPLE, len(cohort))))
-        with atomic_write(kept) as file, one_bar("looking for contradictions", quiet) as report:
-            model.consistency(some, draws=DRAWS, seed=seed, progress=report).to_csv(file, index=False)
-    for row in pd.read_csv(kept).to_dict("records"):
+def contradictions(sides: Sequence[Side], seed: int, work: Path, quiet: bool = True) -> Iterator[Figure]:
+    """`MetaVoxel.consistency` of each model about its people, averages over rows; metrics: "gap through WAY", the mean, and
+    "gap_q95 through WAY". work: a folder of its tables, which a stopped run goes on from."""
+    tables = []
+    for side in sides:
+        kept = work / f"contradictions{side.suffix}.csv"
+        if not kept.exists():
+            some = side.test.subset(range(min(-(-MOST_PEOPLE // len(sides)), len(side.test))))
+            with atomic_write(kept) as file, one_bar(f"looking for contradictions{side.words}", quiet) as report:
+                side.model.consistency(some, draws=DRAWS, seed=seed, progress=report).to_csv(file, index=False)
+        tables.append(pd.read_csv(kept).query("rows > 0"))
+    for (variable, through), own in pd.concat(tables).groupby(["variable", "through"], sort=False):
         for gap in ("gap", "gap_q95"):
-            value, metric = float(row[gap]), f"{gap} through {row['through']}"
-            yield Figure(SECTION, str(row["variable"]), metric, value, n=int(row["rows"]))
+            value, n = float(np.average(own[gap], weights=own["rows"])), int(own["rows"].sum())
+            yield Figure(SECTION, str(variable), f"{gap} through {through}", value, n=n)
 
 
 def surprises(scores: pd.DataFrame, limit: float) -> Iterator[Figure]:

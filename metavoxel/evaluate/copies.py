@@ -99,11 +99,17 @@ class Fold:
     held_out: np.ndarray
 
 
-def audit_folds(made: np.ndarray, real: np.ndarray, people: np.ndarray, folds: Sequence[Fold], seed: int = 0) -> Audit:
+def audit_folds(
+    seen: Sequence[tuple[np.ndarray, np.ndarray]], people: np.ndarray, folds: Sequence[Fold], seed: int = 0
+) -> Audit:
     """`audit` of each fold's model beside its own people, as one: figures are means over drawn scans, p is the smallest,
-    corrected for as many folds, and rows are those of made (n, d) and real (m, d); people (m,)."""
-    parts = [audit(made[f.made], real[f.training], real[f.held_out], people[f.training], people[f.held_out], seed)
-             for f in folds]  # fmt: skip
+    corrected for as many folds, and rows are those of all drawn and real scans.
+
+    seen: of each fold, which may have features of its own, the scans that it drew (k, d) and all real ones (m, d); people
+    (m,): whose the latter are.
+    """
+    parts = [audit(made, real[f.training], real[f.held_out], people[f.training], people[f.held_out], seed)
+             for (made, real), f in zip(seen, folds, strict=True)]  # fmt: skip
     drawn = [len(fold.made) for fold in folds]
     figures = {key: float(np.average([part.figures[key] for part in parts], weights=drawn)) for key in parts[0].figures}
     figures["nearer_training_p"] = min(1.0, len(folds) * min(part.figures["nearer_training_p"] for part in parts))

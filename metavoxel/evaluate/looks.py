@@ -137,15 +137,21 @@ def look(
 
 
 def copies_of_folds(gallery: Gallery, spaces: Mapping[str, Space], folds: Sequence[Fold], seed: int) -> dict[str, Audit]:
-    """`copies.audit_folds` in each space that has one row a scan; folds: rows of the gallery's drawn and real scans."""
+    """`copies.audit_folds` in each space that has one row a scan, by each fold's own network where it has one; folds:
+    rows of the gallery's drawn and real scans."""
     people, found = gallery.real_rows["participant_id"].to_numpy(), {}
+    made, real = np.asarray(gallery.made), np.asarray(gallery.real)
     for name, space in spaces.items():
-        if WHOLE not in space.see(np.asarray(gallery.real[:1])):  # by one scan: all take networks minutes
+        if len(space.networks) == len(folds):
+            seen = [(network.features(made[fold.made])[WHOLE], network.features(real)[WHOLE])
+                    for network, fold in zip(space.networks, folds)]  # fmt: skip
+        elif WHOLE in space.see(real[:1]):  # by one scan: all take networks minutes
+            scale = space.scale(raw := space.see(real))
+            ours, theirs = scale(space.see(made))[WHOLE], scale(raw)[WHOLE]
+            seen = [(ours[fold.made], theirs) for fold in folds]
+        else:
             continue
-        real = space.see(np.asarray(gallery.real))
-        scale = space.scale(real)
-        made = scale(space.see(np.asarray(gallery.made)))[WHOLE]
-        found[name] = audit_folds(made, scale(real)[WHOLE], people, folds, seed)
+        found[name] = audit_folds(seen, people, folds, seed)
     return found
 
 

@@ -1,5 +1,6 @@
 """Does a drawn scan show what was asked for? The report's chapters over `requests`."""
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -10,37 +11,43 @@ import pandas as pd
 from metavoxel.evaluate import plots
 from metavoxel.evaluate.figures import CONSTANT, EVERYBODY, OURS, Figure, Findings
 from metavoxel.evaluate.looks import REAL
-from metavoxel.evaluate.requests import Sample, compare_curves, linear_fit, match, train_on_drawn
+from metavoxel.evaluate.requests import Sample, Trial, compare_curves, distances, linear_fit, match, train_on_drawn
 from metavoxel.loading import Progress
 from metavoxel.page import Picture, Section, Table
 
 SECTION = "requests"
 TRAINED = "trained on"
-STAGES = 3
-"""Of the work: a judge is fitted, scans are read, others are fitted to drawn scans and to both."""
+
 VERDICTS = {-1: "harder to read", 1: "easier to read, so too typical", 0: "as easy to read, within chance"}
+AGE_BANDS = 3
 SIZE, CURVES = "head_ml", ("brain_ml", "ventricles_ml", "grey_ml", "white_ml", "csf_ml")
 WRONG_WAY, TOO_LITTLE, TOO_MUCH = "the wrong way", "too little", "too much"
 AS_REAL, UNCERTAIN = "as real ones do, within chance", "by an amount that is not certain"
 
 
 def matches(
-    image: str, names: Sequence[str], drawn: Sample, real: Sample, training: Sample, seed: int, progress: Progress
+    image: str, names: Sequence[str], samples: Sequence[tuple[Sample, Sample, Sample]], seed: int, progress: Progress
 ) -> Iterator[Figure]:
     """metric "age: mae" and so on: what a predictor trained on real training scans reads off drawn ones, beside real ones
     and what a constant tells of real people; metric "age: mae, trained on drawn": what one trained on drawn, real or both
-    scans knows of real people in the test."""
-    progress(0, STAGES)
-    judge = linear_fit(training, names)
-    progress(1, STAGES)
-    for row in match(judge, drawn, real, names, seed).to_dict("records"):
+    scans knows of real people in the test.
+
+    samples: of each model, scans that it drew, real ones of people whom it has not learnt from, and of those it has.
+    """
+    stages = len(samples) + 2  # judges are fitted, scans are read, others are fitted to drawn scans and to both
+    trials = []
+    for done, (drawn, test, training) in enumerate(samples):
+        progress(done, stages)
+        trials.append(Trial(linear_fit(training, names), drawn, test, training))
+    progress(stages - 2, stages)
+    for row in match(trials, names, seed).to_dict("records"):
         yield _figure(image, row, f"{row['variable']}: {row['metric']}", OURS if row["of"] == "drawn" else REAL)
-    progress(2, STAGES)
-    for row in train_on_drawn(judge, drawn, training, real, names, seed).to_dict("records"):
+    progress(stages - 1, stages)
+    for row in train_on_drawn(trials, names, seed).to_dict("records"):
         metric, alone = f"{row['variable']}: {row['metric']}", row["training"] == CONSTANT
         own = metric if alone else f"{metric}, {TRAINED} {row['training']}"
         yield _figure(image, row, own, CONSTANT if alone else OURS)
-    progress(STAGES, STAGES)
+    progress(stages, stages)
 
 
 def _figure(image: str, row: Mapping[Any, Any], metric: str, who: str) -> Figure:
@@ -49,7 +56,8 @@ def _figure(image: str, row: Mapping[Any, Any], metric: str, who: str) -> Figure
 
 def curves(image: str, drawn: pd.DataFrame, real: pd.DataFrame, seed: int) -> Iterator[Figure]:
     """metric "brain_ml: slope_ratio" and so on, at equal head size, see `requests.compare_curves`; "brain_ml: wasserstein"
-    of each group "sex = F", beside that of real scans shuffled with them. drawn, real: volumes with age and sex."""
+    of each group "sex = F" and of thirds of the real people by age, beside that of real scans shuffled with them. drawn,
+    real: volumes with age and sex."""
     group = "sex" if "sex" in drawn else None
     parts = [compare_curves(drawn, real, names, group, size, seed) for names, size in ((CURVES, SIZE), ((SIZE,), None))]
     for row in pd.concat(parts, ignore_index=True).to_dict("records"):
@@ -63,6 +71,25 @@ def curves(image: str, drawn: pd.DataFrame, real: pd.DataFrame, seed: int) -> It
                 level = key.removeprefix("wasserstein_")
                 for who, value in ((OURS, row[key]), (REAL, row[f"chance_{level}"])):
                     yield Figure(SECTION, image, f"{name}: wasserstein", float(value), who, group=f"{group} = {level}")
+    for row in _by_age(drawn, real, seed).to_dict("records"):
+        for who, key in ((OURS, "wasserstein"), (REAL, "chance")):
+            group = f"age = {row['level']}"
+            yield Figure(SECTION, image, f"{row['volume']}: wasserstein", float(row[key]), who, group=group)
+
+
+def _by_age(drawn: pd.DataFrame, real: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """`requests.distances` in each of AGE_BANDS parts of the real people."""
+    ends = np.unique(np.quantile(real["age"].dropna(), np.linspace(0, 1, AGE_BANDS + 1)))
+    words = [f"{low:.4g} to {high:.4g}" for low, high in itertools.pairwise(ends)]
+
+    def banded(table: pd.DataFrame) -> pd.DataFrame:
+        part = np.searchsorted(ends[1:-1], table["age"])
+        inside = table["age"].between(ends[0], ends[-1])
+        return table.assign(band=pd.Series(np.array(words, object)[part], index=table.index).where(inside))
+
+    if not words:  # all of one age
+        return pd.DataFrame()
+    return distances(banded(drawn), banded(real), (*CURVES, SIZE), "band", words, seed)
 
 
 def reading_section(findings: Findings, image: str) -> Section:

@@ -4,6 +4,7 @@ age, and by what a predictor trained on drawn scans knows of real ones."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -26,9 +27,22 @@ Predictor = Callable[[np.ndarray], pd.DataFrame]
 Fit = Callable[[Sample, Sequence[str]], Predictor]
 """Scans beside their facts, with gaps, and the names of those to read -> a predictor of them."""
 
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Of one model: what it drew, real scans of people whom it has not learnt from, and of those it has; a judge that was
+    fitted to the latter and has seen none of the others."""
+
+    judge: Predictor
+    drawn: Sample
+    test: Sample
+    training: Sample
+
+
 COMPONENTS, BATCH = 100, 256
 SHUFFLES = 50
-LEAST_KNOWN = 2
+LEAST_KNOWN, LEAST_APART = 2, 10
 PERSON = "participant_id"
 
 
@@ -49,7 +63,7 @@ def linear_fit(sample: Sample, names: Sequence[str]) -> Predictor:
     """Ridge (numbers) and logistic regression (levels) on the scans' principal components, read batch by batch. The
     components are those of all scans and found once, since they are nearly all of the work."""
     scans = sample[0]
-    known = {name: _known(sample, name) for name in names}
+    known = {name: _known(sample[1], len(sample[0]), name) for name in names}
     components = min(COMPONENTS, len(scans) - 1)
 
     def batches(voxels: np.ndarray) -> list[np.ndarray]:
@@ -86,42 +100,50 @@ def agreement(truth: np.ndarray, said: np.ndarray) -> dict[str, float]:
     return {"accuracy": float(hits.mean()), "balanced_accuracy": float(shares.mean())}
 
 
-def match(judge: Predictor, drawn: Sample, real: Sample, names: Sequence[str], seed: int = 0) -> pd.DataFrame:
-    """How well each fact is read off the scans drawn for it, beside real scans of people with that fact, which set the bar.
+def match(trials: Sequence[Trial], names: Sequence[str], seed: int = 0) -> pd.DataFrame:
+    """How well each fact is read off the scans drawn for it, beside real scans of people with that fact, which set the bar;
+    of all trials together.
 
-    judge: has seen neither. Rows variable, metric, of (drawn, real), value, low, high: metrics as `agreement` names them,
-    with 95 % intervals over people (column participant_id of the facts; without it, each scan is of another person).
+    Rows variable, metric, of (drawn, real), value, low, high: metrics as `agreement` names them, with 95 % intervals over
+    people (column participant_id of the facts; without it, each scan is of another person).
     """
-    return _rows({"drawn": (judge, drawn), "real": (judge, real)}, "of", names, seed)
+    asked = {"drawn": [(t.judge, t.drawn) for t in trials], "real": [(t.judge, t.test) for t in trials]}
+    return _rows(asked, "of", names, seed)
 
 
-def train_on_drawn(
-    judge: Predictor, drawn: Sample, real: Sample, test: Sample, names: Sequence[str], seed: int = 0, fit: Fit = linear_fit
-) -> pd.DataFrame:
-    """What predictors of each variable know of real `test` scans: `judge`, which was fitted to the `real` ones, and others
-    that `fit` makes of drawn and of both, and a constant. Rows variable, metric, training (real, drawn, both, constant),
-    value, low, high."""
-    both = np.concatenate([real[0], drawn[0]]), pd.concat([real[1], drawn[1]], ignore_index=True)
-    judges = {"real": judge, "drawn": fit(drawn, names), "both": fit(both, names), CONSTANT: constant(real, names)}
-    return _rows({training: (own, test) for training, own in judges.items()}, "training", names, seed)
+def train_on_drawn(trials: Sequence[Trial], names: Sequence[str], seed: int = 0, fit: Fit = linear_fit) -> pd.DataFrame:
+    """What predictors of each variable know of real test scans: the judge, others that `fit` makes of drawn scans and of
+    these and the training people's, and a constant. Rows variable, metric, training (real, drawn, both, constant), value,
+    low, high."""
+    judges: dict[str, list[tuple[Predictor, Sample]]] = {"real": [], "drawn": [], "both": [], CONSTANT: []}
+    for t in trials:
+        both = (np.concatenate([part[0] for part in (t.training, t.drawn)]),
+                pd.concat([part[1] for part in (t.training, t.drawn)], ignore_index=True))  # fmt: skip
+        made = t.judge, fit(t.drawn, names), fit(both, names), constant(t.training, names)
+        for own, judge in zip(judges.values(), made, strict=True):
+            own.append((judge, t.test))
+    return _rows(judges, "training", names, seed)
 
 
 def constant(sample: Sample, names: Sequence[str]) -> Predictor:
     """Says the same of every scan: the sample's mean, or its most frequent level."""
-    known = {name: pd.Series(_known(sample, name)[1]) for name in names}
+    known = {name: pd.Series(_known(sample[1], len(sample[0]), name)[1]) for name in names}
     told = {name: values.mean() if pd.api.types.is_numeric_dtype(values) else values.mode().iloc[0]
             for name, values in known.items()}  # fmt: skip
     return lambda scans: pd.DataFrame(told, index=range(len(scans)))
 
 
-def _rows(asked: Mapping[str, tuple[Predictor, Sample]], key: str, names: Sequence[str], seed: int) -> pd.DataFrame:
-    """asked: who judges what, by its name in the column `key`."""
+def _rows(
+    asked: Mapping[str, Sequence[tuple[Predictor, Sample]]], key: str, names: Sequence[str], seed: int
+) -> pd.DataFrame:
+    """asked: who judges what, by its name in the column `key`; several are taken together."""
     rows = []
-    for of, (judge, sample) in asked.items():
-        said = judge(sample[0])
+    for of, judged in asked.items():
+        said = pd.concat([judge(scans) for judge, (scans, _) in judged], ignore_index=True)
+        facts = pd.concat([facts for _, (_, facts) in judged], ignore_index=True)
         for name in names:
-            known, truth = _known(sample, name)
-            told, facts = said[name].to_numpy()[known], sample[1]
+            known, truth = _known(facts, len(said), name)
+            told = said[name].to_numpy()[known]
             if not np.issubdtype(truth.dtype, np.number):  # as fixed-width words, which are quick to compare
                 truth, told = truth.astype(str), told.astype(str)
             people = (facts[PERSON].to_numpy() if PERSON in facts else np.arange(len(facts)))[known]
@@ -134,13 +156,12 @@ def _agreement_of(truth: np.ndarray, told: np.ndarray, rows: np.ndarray) -> dict
     return agreement(truth[rows], told[rows])
 
 
-def _known(sample: Sample, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the rows where the fact is known, and its values there."""
-    scans, facts = sample
+def _known(facts: pd.DataFrame, scans: int, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the rows where a fact beside so many scans is known, and its values there."""
     if name not in facts:
         raise MetavoxelError(f"there is no column {name!r} beside the scans; there are {', '.join(map(str, facts))}")
-    if len(scans) != len(facts):
-        raise MetavoxelError(f"{len(scans)} scans with {len(facts)} rows of facts; give a row a scan")
+    if scans != len(facts):
+        raise MetavoxelError(f"{scans} scans with {len(facts)} rows of facts; give a row a scan")
     rows = np.flatnonzero(facts[name].notna())
     if len(rows) < LEAST_KNOWN:
         raise MetavoxelError(f"{name}: known of {len(rows)} scans; at least {LEAST_KNOWN} are needed")
@@ -185,6 +206,22 @@ def compare_curves(
             row |= dict(zip((f"wasserstein_{level}", f"chance_{level}"), _distance(made, found, rng), strict=True))
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def distances(
+    drawn: pd.DataFrame, real: pd.DataFrame, volumes: Sequence[str], column: str, levels: Sequence[str], seed: int = 0
+) -> pd.DataFrame:
+    """Wasserstein distances as in `compare_curves` within each of these levels of a column: rows volume, level,
+    wasserstein, chance; none of fewer than LEAST_APART drawn or real scans."""
+    rng, rows = np.random.default_rng(seed), []
+    for level in levels:
+        parts = [table[table[column] == level] for table in (drawn, real)]
+        for name in volumes:
+            made, found = (part.loc[part[name] > 0, name].to_numpy(float) for part in parts)
+            if min(len(made), len(found)) >= LEAST_APART:
+                distance, chance = _distance(made, found, rng)
+                rows.append({"volume": name, "level": level, "wasserstein": distance, "chance": chance})
+    return pd.DataFrame(rows, columns=["volume", "level", "wasserstein", "chance"])
 
 
 def _fieller(over: float, over_error: float, under: float, under_error: float) -> tuple[float, float]:

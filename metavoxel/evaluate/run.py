@@ -99,8 +99,7 @@ def _chapters(run: Evaluation, by: Sequence[str], spaces: Mapping[str, Spaces]) 
     _left_out(run)
     separate = run.model.denoiser.coverage.separate
     if len(run.model.schema.scalars) > 1 and separate:
-        found.add(contradictions(run.model, run.sides[0].test, seed, run.work / "contradictions.csv",
-                                run.quiet))  # fmt: skip
+        found.add(contradictions(run.sides, seed, run.work, run.quiet))
     found.add(surprises(run.surprises, LIMIT))
     found.add(retest(run.claims, run.cohort))
     optional = [*fairness_sections(found, run.claims), head_size_section(run), coherence_section(found),

@@ -28,7 +28,7 @@ from metavoxel.evaluate.looks import (
     look,
 )
 from metavoxel.evaluate.matching import ageing_section, curves, matches, reading_section
-from metavoxel.evaluate.requests import unreadable
+from metavoxel.evaluate.requests import Sample, unreadable
 from metavoxel.evaluate.variants import as_known
 from metavoxel.files import checksum
 from metavoxel.loading import load_images
@@ -58,6 +58,10 @@ def image_sections(run: Evaluation, spaces: Mapping[str, Spaces], by: Sequence[s
         gallery = _gallery(run, image, drawn[image.name], rows)
         if not gallery.enough:
             found.left_out.append(f"Looks of {image.name}: too few scans to compare.")
+            continue
+        if broken := sum(not np.isfinite(scan).all() for scan in gallery.made):
+            found.left_out.append(f"Looks of {image.name}: {broken} of {len(gallery.made)} drawn scans hold values that "
+                                  "are not numbers, so that the others would say nothing of the model.")  # fmt: skip
             continue
         own, others = spaces[image.name], _beside(run, image)
         _measure(run, image, gallery, others)
@@ -115,18 +119,18 @@ def _matching(run: Evaluation, image: Image, gallery: Gallery) -> Iterator[Secti
     names = [v.name for v in run.model.schema.scalars if v.name in gallery.real_rows]
     columns = ["participant_id", *names]
     drawn, real = (gallery.made, gallery.made_rows[columns]), (gallery.real, gallery.real_rows[columns])
-    found = run.findings
-    if gallery.training is not None and gallery.training_rows is not None:
-        told = [name for name in names if name in gallery.training_rows]
-        people = {"drawn people": gallery.made_rows, "test's people": gallery.real_rows,
-                  "training people": gallery.training_rows}  # fmt: skip
-        lacking = unreadable(people, told)
+    found, samples = run.findings, _samples(run, gallery, drawn, real)
+    if samples:
+        told = [name for name in names if all(name in training for _, _, (_, training) in samples)]
+        lacking: dict[str, str] = {}
+        for parts in samples:
+            facts = (rows for _, rows in parts)
+            lacking |= unreadable(dict(zip(("drawn people", "test's people", "training people"), facts)), told)
         found.left_out += [f"{name} read from drawn {image.name} scans: {why}." for name, why in lacking.items()]
         told = [name for name in told if name not in lacking]
         if told:
             with one_bar(f"reading drawn {image.name}", run.quiet) as report:
-                training = gallery.training, gallery.training_rows[["participant_id", *told]]
-                found.add(matches(image.name, told, drawn, real, training, run.options.seed, report))
+                found.add(matches(image.name, told, samples, run.options.seed, report))
             yield reading_section(found, image.name)
     if "age" in names and image.name in run.rulers:
         measure = run.rulers[image.name]
@@ -136,6 +140,30 @@ def _matching(run: Evaluation, image: Image, gallery: Gallery) -> Iterator[Secti
             yield ageing_section(found, image.name, made, seen)
         except MetavoxelError as error:  # too few for a line: nothing is wrong with the rest
             found.left_out.append(f"Volumes of {image.name} over age: {error}.")
+
+
+def _samples(run: Evaluation, gallery: Gallery, drawn: Sample, real: Sample) -> list[tuple[Sample, Sample, Sample]]:
+    """Of each model what it drew, real scans of its test, and those of its training; none where these are not known."""
+    if gallery.training is not None and gallery.training_rows is not None:
+        return [(drawn, real, (gallery.training, gallery.training_rows))]
+    if len(run.sides) == 1:
+        return []
+
+    def some(sample: Sample, rows: np.ndarray) -> Sample:
+        return sample[0][rows], sample[1].iloc[rows].reset_index(drop=True)
+
+    return [(some(drawn, fold.made), some(real, fold.held_out), some(real, fold.training)) for fold in _folds(run, gallery)]
+
+
+def _folds(run: Evaluation, gallery: Gallery) -> list[Fold]:
+    """Each model's drawn scans, and the real ones of people that it has learnt from, and of its own fold."""
+    people, folds, first = gallery.real_rows["participant_id"], [], 0
+    for side in run.sides:
+        drawn = np.arange(first, first + run.share(side))
+        learnt = () if side.training is None else side.training.participants
+        folds.append(Fold(drawn, *(np.flatnonzero(people.isin(part)) for part in (learnt, side.test.participants))))
+        first += len(drawn)
+    return folds
 
 
 def _beside(run: Evaluation, image: Image) -> dict[str, np.ndarray]:
@@ -156,15 +184,8 @@ def _beside(run: Evaluation, image: Image) -> dict[str, np.ndarray]:
 
 
 def _copies_of_folds(run: Evaluation, gallery: Gallery, spaces: Spaces) -> Iterator[Section]:
-    """Each model's drawn scans beside the people that it has learnt from, and those of its own fold."""
-    people, folds, first = gallery.real_rows["participant_id"], [], 0
-    for side in run.sides:
-        drawn = np.arange(first, first + run.share(side))
-        learnt = () if side.training is None else side.training.participants
-        folds.append(Fold(drawn, *(np.flatnonzero(people.isin(part)) for part in (learnt, side.test.participants))))
-        first += len(drawn)
     try:
-        audits = copies_of_folds(gallery, spaces, folds, run.options.seed)
+        audits = copies_of_folds(gallery, spaces, _folds(run, gallery), run.options.seed)
     except MetavoxelError as error:  # too few for this question: nothing is wrong with the rest
         run.findings.left_out.append(f"Copies of {gallery.name}: {error}.")
         return
@@ -194,6 +215,10 @@ def spaces_of(run: Evaluation) -> dict[str, Spaces]:
     images, options = run.model.schema.images if run.options.scans else (), run.options
     if not images and (options.radimagenet or options.medicalnet):
         raise MetavoxelError("--radimagenet and --medicalnet look at drawn scans, of which there are none; leave them out")
+    flat = [image.name for image in images if len(image.shape) == 2]
+    if flat and (options.radimagenet or options.medicalnet):
+        raise MetavoxelError(f"--radimagenet and --medicalnet look at volumes, and {flat[0]} is an image in two dimensions"
+                             "; leave them out")  # fmt: skip
     return {image.name: _spaces(run, image) for image in images}
 
 
