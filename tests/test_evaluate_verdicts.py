@@ -173,7 +173,7 @@ def test_how_far_a_model_contradicts_itself_is_told_of_the_mean_and_of_most(tmp_
     pd.DataFrame(rows).to_csv(tmp_path / "contradictions.csv", index=False)
     findings = Findings({})
     findings.add(coherence.contradictions([SimpleNamespace(suffix="")], 0, tmp_path))
-    findings.add(coherence.surprises(pd.DataFrame({"T1w": [1.0, 2.0, 3.0, np.nan]}), limit=2.4))
+    findings.add(coherence.surprises(pd.DataFrame({"T1w": [1.0, 2.0, 3.0, np.nan]}), 2.4, pd.DataFrame(index=range(4))))
     assert findings.value("coherence", "sex", "gap_q95 through age").value == 0.55
     said = coherence.coherence_section(findings).conclusion
     assert "25 rows of the cohort were asked about" in said
@@ -186,3 +186,12 @@ def test_how_far_a_model_contradicts_itself_is_told_of_the_mean_and_of_most(tmp_
     own = {(f.variable, f.metric): (f.value, f.n) for f in coherence.contradictions(folds, 0, tmp_path)}
     assert own["age", "gap through sex"] == (pytest.approx(0.25 * 0.12 + 0.75 * 0.2), 100)
     assert own["sex", "gap through age"] == (0.01, 25)
+
+
+def test_scans_unlike_training_are_counted_by_group_too() -> None:
+    """Of 12 scans at site a one is odd, of 11 at b nine; of 3 at c nothing is said; one at b is missing."""
+    scores = np.r_[3.0, np.ones(11), 3 * np.ones(9), np.nan, np.ones(2), 3 * np.ones(3)]
+    words = pd.DataFrame({"site": [*"a" * 12, *"b" * 12, *"c" * 3]}, dtype="category")
+    found = {f.group: (f.value, f.n) for f in coherence.surprises(pd.DataFrame({"T1w": scores}), 2.4, words)
+             if f.metric == "share_surprising"}  # fmt: skip
+    assert found == {"all": (13 / 26, 26), "site = a": (1 / 12, 12), "site = b": (9 / 11, 11)}

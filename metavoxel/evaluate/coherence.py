@@ -9,7 +9,7 @@ import pandas as pd
 from metavoxel.data.cohort import Cohort
 from metavoxel.evaluate.claims import Claim, main_claims
 from metavoxel.evaluate.evaluation import Side
-from metavoxel.evaluate.figures import Figure, Findings
+from metavoxel.evaluate.figures import EVERYBODY, Figure, Findings
 from metavoxel.files import atomic_write
 from metavoxel.page import Section, Table
 from metavoxel.progress import one_bar
@@ -18,6 +18,8 @@ from metavoxel.surprise import TAIL
 SECTION = "coherence"
 MOST_PEOPLE, DRAWS = 500, 256
 """Of the question of contradictions."""
+LEAST_SCANS = 10
+"""Of a smaller group a share says nothing."""
 
 
 def contradictions(sides: Sequence[Side], seed: int, work: Path, quiet: bool = True) -> Iterator[Figure]:
@@ -37,12 +39,20 @@ def contradictions(sides: Sequence[Side], seed: int, work: Path, quiet: bool = T
             yield Figure(SECTION, str(variable), f"{gap} through {through}", value, n=n)
 
 
-def surprises(scores: pd.DataFrame, limit: float) -> Iterator[Figure]:
-    """scores: a column an image, NaN where there is none. metrics: share_surprising, median_surprise."""
+def surprises(scores: pd.DataFrame, limit: float, words: pd.DataFrame) -> Iterator[Figure]:
+    """metrics: share_surprising, median_surprise; the share of each group "sex = F", too.
+
+    scores: a column an image, NaN where there is none. words: as many rows, a column for each way of grouping them.
+    """
     for name in scores:
         known = scores[name].dropna()
         yield Figure(SECTION, str(name), "share_surprising", float((known > limit).mean()), n=len(known))
         yield Figure(SECTION, str(name), "median_surprise", float(known.median()), n=len(known))
+        for column in words:
+            for value, own in known.groupby(words[column].loc[known.index].astype(str)):
+                if len(own) >= LEAST_SCANS:
+                    share, group = float((own > limit).mean()), f"{column} = {value}"
+                    yield Figure(SECTION, str(name), "share_surprising", share, group=group, n=len(own))
 
 
 def retest(claims: Sequence[Claim], cohort: Cohort) -> Iterator[Figure]:
@@ -70,7 +80,7 @@ def coherence_section(findings: Findings) -> Section | None:
     if not own:
         return None
     gaps = [figure for figure in own if figure.metric.startswith("gap through ")]
-    odd = [figure for figure in own if figure.metric == "share_surprising"]
+    odd = [figure for figure in own if figure.metric == "share_surprising" and figure.group == EVERYBODY]
     sentences = []
     if gaps:
         worst = max(gaps, key=lambda figure: figure.value)
@@ -81,6 +91,7 @@ def coherence_section(findings: Findings) -> Section | None:
                          f"average{of_most} (0: one joint law; numbers in sd, classes in probability).")  # fmt: skip
     sentences += [f"{f.value:.1%} of {f.n} {f.variable} scans are unlike those in training; {TAIL:.2%} of scans like them "
                   "would be, if what is looked at were normal." for f in odd]  # fmt: skip
-    rows = [(figure.variable, figure.metric.replace("_", " "), f"{figure.value:.3g}", str(figure.n)) for figure in own]
+    rows = [(figure.variable, figure.group, figure.metric.replace("_", " "), f"{figure.value:.3g}", str(figure.n))
+            for figure in own]  # fmt: skip
     return Section("Does the model agree with itself?", " ".join(sentences) or "See the table.",
-                   table=Table(("variable", "figure", "value", "n"), rows))  # fmt: skip
+                   table=Table(("variable", "group", "figure", "value", "n"), rows))  # fmt: skip

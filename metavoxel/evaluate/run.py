@@ -30,7 +30,7 @@ from metavoxel.evaluate.summary import summary_section
 from metavoxel.files import DIGITS, LOCK, atomic_write, checksum, make_folder, only_one
 from metavoxel.model import MetaVoxel, resolve
 from metavoxel.page import Report, Section, Table
-from metavoxel.progress import say
+from metavoxel.progress import one_bar, say
 from metavoxel.surprise import LIMIT
 from metavoxel.version import __version__
 
@@ -92,15 +92,19 @@ def compare_evaluations(a: Path, b: Path, out: Path, seed: int = 0) -> None:
 
 
 def _chapters(run: Evaluation, by: Sequence[str], spaces: Mapping[str, Spaces]) -> list[Section]:
-    found, seed = run.findings, run.options.seed
-    found.add(accuracy(run.claims, run.people, seed))
-    found.add(calibration(run.claims, seed))
-    found.add(fairness(run.claims, run.cohort, by, seed))
+    found, people, seed = run.findings, run.people, run.options.seed
+    words = run.cohort.kinds(by).reindex(people)
+    judged = accuracy(run.claims, people, seed), calibration(run.claims, seed), fairness(run.claims, run.cohort, by, seed)
+    with one_bar("judging answers", run.quiet) as report:
+        for done, figures in enumerate(judged):
+            report(done, len(judged))
+            found.add(figures)
+        report(len(judged), len(judged))
     _left_out(run)
     separate = run.model.denoiser.coverage.separate
     if len(run.model.schema.scalars) > 1 and separate:
         found.add(contradictions(run.sides, seed, run.work, run.quiet))
-    found.add(surprises(run.surprises, LIMIT))
+    found.add(surprises(run.surprises, LIMIT, words.reset_index(drop=True)))
     found.add(retest(run.claims, run.cohort))
     optional = [*fairness_sections(found, run.claims), head_size_section(run), coherence_section(found),
                 *image_sections(run, spaces, by)]  # fmt: skip
