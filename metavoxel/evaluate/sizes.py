@@ -1,6 +1,6 @@
 """How large the baselines are, by preset: `tiny`, `table` for a CPU, `small` for a GPU, `paper` at the paper's size."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from metavoxel.config import PRESETS, Config, Optimiser, preset, read_config
@@ -29,8 +29,15 @@ _FULL = {"init_features": 64, "growth_rate": 32}
 
 
 def sizes(name: str, config: Path | None = None) -> Sizes:
-    """The sizes of a preset; config: a YAML file that the joint model was trained with, laid over it."""
+    """The sizes of a preset; config: a YAML file that the joint model was trained with, laid over it. If that model is the
+    paper's, `paper` is it."""
     joint = read_config(config, name) if config else preset(name)
+    found = _beside(name, joint)
+    return replace(found, paper=joint) if joint.net.architecture == "paper" else found
+
+
+def _beside(name: str, joint: Config) -> Sizes:
+    """What stands beside a joint model at a preset's sizes."""
     grid = {"shape": joint.shape, "spacing": joint.spacing}
     if name in ("tiny", "table"):
         # attention on the second coarsest grid, too, would add a tenth to every one of 150 evaluations a person
