@@ -35,7 +35,8 @@ def test_figures_of_numbers_are_scikit_learns(rng: Rng) -> None:
     told = truth + rng.normal(3, 9, 80)
     mae = metrics.mean_absolute_error(truth, told)
     assert scores.number_scores(truth, told) == pytest.approx({
-        "mae": mae, "rmse": metrics.root_mean_squared_error(truth, told), "r2": metrics.r2_score(truth, told),
+        "mae": mae, "mae_sd": np.abs(told - truth).std(), "rmse": metrics.root_mean_squared_error(truth, told),
+        "r2": metrics.r2_score(truth, told),
         "r": stats.pearsonr(truth, told).statistic, "mae_over_sd": mae / truth.std(),
     })  # fmt: skip
 

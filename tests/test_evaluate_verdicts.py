@@ -105,6 +105,11 @@ def test_who_is_served_worse_is_told_from_who_is_harder_and_who_is_served_better
     findings.add(fairness.fairness(claims, cohort_of(tmp_path, site=site), ["site"], seed=0))
     keys = [(f.variable, f.metric, f.who, f.given, f.group) for f in findings.figures if f.section == fairness.SECTION]
     assert len(keys) == len(set(keys)) and {given for _, _, who, given, _ in keys if who == OURS} == {"scan", "other facts"}
+    off = np.abs(ours - truth)
+    spread_of_errors = findings.value("accuracy", "age", "mae_sd", given="scan")
+    assert spread_of_errors.value == pytest.approx(off.std()) and spread_of_errors.low < off.std() < spread_of_errors.high
+    of_group = findings.value(fairness.SECTION, "age", "mae_sd", given="scan", group="site = b")
+    assert of_group.value == pytest.approx(off[site == "b"].std())
     section, further = fairness.fairness_sections(findings, claims)
     worse, harder, better, off = section.conclusion.split(". ", 3)
     assert worse.startswith("Served worse than other people, beyond chance: site = b for age (+")
