@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from metavoxel.data.cohort import Cohort, read_cohort
-from metavoxel.evaluate import accuracy, coherence, fairness, headsize
+from metavoxel.evaluate import accuracy, coherence, fairness, headsize, summary
 from metavoxel.evaluate.claims import Claim
 from metavoxel.evaluate.figures import OURS, Figure, Findings
 from metavoxel.schema import Categorical, Continuous
@@ -76,6 +76,24 @@ def test_balanced_accuracy_stands_in_the_table(rng: Rng) -> None:
     shown = dict(zip(section.table.header, section.table.rows[0]))
     assert shown["accuracy"].startswith("0.900") and shown["balanced accuracy"].startswith("0.500")
     assert "not certainly better than a constant" in section.conclusion
+
+
+def test_the_limit_is_that_of_the_question_in_the_summary(rng: Rng) -> None:
+    """Of a model without scans, what the other facts allow."""
+    rows, age = np.arange(60), Continuous("age", "years")
+    truth = rng.normal(50, 15, 60)
+    off = {(OURS, "nothing"): 12, (OURS, "other facts"): 7, ("exact", "nothing"): 10, ("exact", "other facts"): 5,
+           ("exact", "scan"): 3, ("constant", "nothing"): 11}  # fmt: skip
+    claims = [Claim(who, given, age, rows, truth, truth + error) for (who, given), error in off.items()]
+    findings = Findings({})
+    findings.add(accuracy.scored(claims, rows, seed=0))
+    table = summary.summary_section(findings, claims, at_once=True).table
+    row = dict(zip(table.header, table.rows[0]))
+    assert row["exact limit"].startswith("5.00 ") and row["model"].startswith("7.00 ")
+    scanned = [*claims, Claim(OURS, "scan", age, rows, truth, truth + 4)]
+    findings.add(accuracy.scored(scanned[-1:], rows, seed=0))
+    table = summary.summary_section(findings, scanned, at_once=True).table
+    assert dict(zip(table.header, table.rows[0]))["exact limit"].startswith("3.00 ")
 
 
 def cohort_of(tmp_path: Path, **columns: np.ndarray) -> Cohort:
