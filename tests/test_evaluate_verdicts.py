@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from metavoxel.data.cohort import Cohort, read_cohort
-from metavoxel.evaluate import accuracy, coherence, fairness, headsize, summary
+from metavoxel.evaluate import accuracy, coherence, fairness, headsize, plots, summary
 from metavoxel.evaluate.claims import Claim
 from metavoxel.evaluate.figures import OURS, Figure, Findings
 from metavoxel.schema import Categorical, Continuous
@@ -76,6 +76,39 @@ def test_balanced_accuracy_stands_in_the_table(rng: Rng) -> None:
     shown = dict(zip(section.table.header, section.table.rows[0]))
     assert shown["accuracy"].startswith("0.900") and shown["balanced accuracy"].startswith("0.500")
     assert "not certainly better than a constant" in section.conclusion
+
+
+def test_every_answer_is_pictured_under_what_it_was_given(rng: Rng, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = {}
+    draw = plots.answers
+
+    def answers(title: str, x: str, blocks: dict, middle: float) -> bytes:
+        drawn[title] = x, blocks, middle
+        return draw(title, x, blocks, middle)
+
+    monkeypatch.setattr(plots, "answers", answers)
+    rows, age = np.arange(40), Continuous("age", "years")
+    truth = rng.normal(50, 15, 40)
+    asked = [(OURS, "scan"), (OURS, "other facts"), ("exact", "scan"), ("linear", "scan"), ("constant", "nothing")]
+    claims = [Claim(who, given, age, rows, truth, truth + rng.normal(0, 9, 40)) for who, given in asked]
+    findings = Findings({})
+    findings.add(accuracy.scored(claims, rows, seed=0))
+    section = next(accuracy.accuracy_sections(findings, claims))
+    x, blocks, middle = drawn["age"]
+    assert x == "MAE, years" and middle == pytest.approx(np.abs(claims[-1].told - truth).mean())
+    assert {heading: [who for who, *_ in own] for heading, own in blocks.items()} == {
+        "given the scan": [OURS, "exact", "linear"], "given the other facts": [OURS], "given nothing": ["constant"],
+    }  # fmt: skip
+    _, value, low, high = blocks["given the scan"][2]
+    figure = findings.value("accuracy", "age", "mae", who="linear", given="scan")
+    assert (value, low, high) == (figure.value, figure.low, figure.high) and low < value < high
+    assert len(section.pictures) == 1 and section.pictures[0].png.startswith(b"\x89PNG")
+    alone = [claim.among(rows == 3) for claim in claims]
+    findings = Findings({})
+    findings.add(accuracy.scored(alone, rows, seed=0))
+    next(accuracy.accuracy_sections(findings, alone))
+    _, value, low, high = drawn["age"][1]["given the scan"][0]
+    assert value == low == high == pytest.approx(abs(claims[0].told[3] - truth[3]))  # one person has no interval
 
 
 def test_the_limit_is_that_of_the_question_in_the_summary(rng: Rng) -> None:

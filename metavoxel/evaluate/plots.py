@@ -7,6 +7,7 @@ import numpy as np
 from scipy.stats import binom
 
 from metavoxel.evaluate.calibration import BINS, LEAST_EXPECTED, Reliability
+from metavoxel.evaluate.figures import EXACT, OURS
 from metavoxel.pictures import EXACT as LIMIT
 from metavoxel.pictures import MEN, MODEL, TRUTH, WOMEN, axes_of, canvas, png_of
 
@@ -66,6 +67,26 @@ def groups(title: str, x: str, bars: Sequence[tuple[str, float, float, float]], 
         ax.plot((low, high), (row, row), color=MODEL, alpha=0.45, lw=3)
         ax.plot(value, row, "o", color=MODEL, ms=7)
     ax.set(yticks=range(len(bars)), yticklabels=[name for name, *_ in bars], ylim=(len(bars) - 0.5, -0.5))
+    return png_of(figure)
+
+
+def answers(title: str, x: str, blocks: Mapping[str, Sequence[tuple[str, float, float, float]]], middle: float) -> bytes:
+    """Horizontal dots with intervals, a block of them under each heading: who answers, value, low, high; a line at the
+    constant's value, `middle`. Baselines are grey."""
+    rows = [row for heading, own in blocks.items() for row in ((heading, None), *((who, ends) for who, *ends in own))]
+    figure = canvas(8.0, 0.3 * len(rows) + 1.1)
+    ax = axes_of(figure, title, x, "")
+    ax.axvline(middle, color=TRUTH, lw=1.2)
+    for row, (words, ends) in enumerate(rows):
+        if ends is None:
+            ax.text(0.01, row, words, transform=ax.get_yaxis_transform(), va="center", fontsize=12, fontweight="bold")
+            continue
+        value, *interval = ends
+        colour = {OURS: MODEL, EXACT: LIMIT}.get(words, TRUTH)
+        ax.plot(interval, (row, row), color=colour, alpha=0.45, lw=3)
+        ax.plot(value, row, "o", color=colour, ms=6)
+    ax.set(yticks=range(len(rows)), yticklabels=["" if ends is None else words for words, ends in rows],
+           ylim=(len(rows) - 0.5, -0.7))  # fmt: skip
     return png_of(figure)
 
 
