@@ -1,6 +1,6 @@
 """Figures of answers and of their calibration, against scikit-learn, scipy and closed forms."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -9,9 +9,9 @@ from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
 from metavoxel.errors import MetavoxelError
-from metavoxel.evaluate import calibrated, calibration, scores
+from metavoxel.evaluate import calibrated, calibration, plots, scores
 from metavoxel.evaluate.claims import Claim
-from metavoxel.evaluate.figures import OURS, Figure, Findings
+from metavoxel.evaluate.figures import EVERYBODY, OURS, Figure, Findings
 from metavoxel.schema import Categorical, Continuous
 
 Rng = np.random.Generator
@@ -35,7 +35,8 @@ def test_figures_of_numbers_are_scikit_learns(rng: Rng) -> None:
     told = truth + rng.normal(3, 9, 80)
     mae = metrics.mean_absolute_error(truth, told)
     assert scores.number_scores(truth, told) == pytest.approx({
-        "mae": mae, "rmse": metrics.root_mean_squared_error(truth, told), "r2": metrics.r2_score(truth, told),
+        "mae": mae, "mae_sd": np.abs(told - truth).std(), "rmse": metrics.root_mean_squared_error(truth, told),
+        "r2": metrics.r2_score(truth, told),
         "r": stats.pearsonr(truth, told).statistic, "mae_over_sd": mae / truth.std(),
     })  # fmt: skip
 
@@ -185,12 +186,16 @@ def test_ranks_accept_exact_draws_and_reject_others(rng: Rng) -> None:
     assert np.isnan(calibration.rank_p(truth[:9], drawn[:9]))
 
 
+def found_of(claims: Sequence[Claim], group: str = EVERYBODY) -> Findings:
+    findings = Findings({})
+    findings.add(calibrated.calibration(claims, seed=0, group=group))
+    return findings
+
+
 def faults(truth: np.ndarray, drawn: np.ndarray) -> list[str]:
     """That the report finds with draws (people, draws)."""
     claims = [Claim(OURS, "scan", Continuous("age", "years"), np.arange(len(truth)), truth, drawn.mean(1), drawn)]
-    findings = Findings({})
-    findings.add(calibrated.calibration(claims, seed=0))
-    return list(calibrated.faults(findings, claims).values())
+    return list(calibrated.faults(found_of(claims), claims).values())
 
 
 def test_intervals_of_whole_points_are_judged_as_others_are(rng: Rng) -> None:
@@ -231,8 +236,7 @@ def test_a_report_of_many_questions_is_as_seldom_wrong_as_one_of_few(rng: Rng) -
             p = rng.random(100)
             truth = 1.0 * (rng.random(100) < (p if right or sex is not sexes[3] else p**3))
             claims.append(Claim(OURS, "scan", sex, np.arange(100), truth, np.stack([1 - p, p], 1)))
-        findings = Findings({})
-        findings.add(calibrated.calibration(claims, seed=0))
+        findings = found_of(claims)
         said = calibrated._conclusion(findings, claims)
         found = calibrated.faults(findings, claims)
         assert bool(found) != ("No fault that 100 people could show was found in 6 questions." in said)
@@ -240,6 +244,75 @@ def test_a_report_of_many_questions_is_as_seldom_wrong_as_one_of_few(rng: Rng) -
 
     assert not any(found(right=True) for _ in range(3))
     assert list(found(right=False)) == [("class-3", "scan")]
+
+
+def test_variance_of_draws_is_within_people(rng: Rng) -> None:
+    """Not that of all draws together, nor that of what is told of different people."""
+    truth, drawn = draws(rng, 40, 7)
+    drawn = 60 + (drawn - 60) * np.linspace(0.5, 2, 40)[:, None]
+    claim = Claim(OURS, "scan", Continuous("age", "years"), np.arange(40), truth, drawn.mean(1), drawn)
+    found = found_of([claim]).value("calibration", "age", "draws_variance", given="scan")
+    assert found.value == pytest.approx(np.mean([np.var(own, ddof=1) for own in drawn]))
+
+
+def test_rank_histograms_can_be_drawn_anew(rng: Rng) -> None:
+    """Of 99 draws, the truth is above nought to nine in the first tenth, and so on."""
+    age, claims = Continuous("age", "years"), []
+    for given, who in (("scan", OURS), ("nothing", OURS), ("scan", "exact")):
+        truth, drawn = draws(rng, 150, 99, narrow=0.6)
+        claims.append(Claim(who, given, age, np.arange(150), truth, drawn.mean(1), drawn))
+    findings = found_of(claims)
+    own = [figure for figure in findings.figures if figure.section == calibrated.COUNTED]
+    assert len(own) == 20 and {figure.who for figure in own} == {OURS} and {figure.n for figure in own} == {150}
+    for claim in claims[:2]:
+        above = (claim.draws < claim.truth[:, None]).sum(1)
+        shares = [findings.value(calibrated.COUNTED, "age", f"rank_{tenth:02d}", given=claim.given).value
+                  for tenth in range(1, 11)]  # fmt: skip
+        assert shares == pytest.approx(np.bincount(above // 10, minlength=10) / 150)
+    assert calibrated.COUNTED not in {figure.section for figure in found_of(claims, "sex = F").figures}
+
+
+@pytest.mark.parametrize("levels", [("F", "M"), ("well", "worse", "ill")])
+def test_reliability_can_be_drawn_anew(rng: Rng, levels: tuple[str, ...]) -> None:
+    """And the error that is said of it comes from the same tenths; some hold nobody."""
+    p = rng.dirichlet(np.full(len(levels), 0.3), 60)
+    truth = rng.integers(len(levels), size=60).astype(float)
+    claim = Claim(OURS, "scan", Categorical("state", levels=levels), np.arange(60), truth, p)
+    findings, gaps = found_of([claim]), []
+    told = {f.metric: f for f in findings.figures if f.section == calibrated.COUNTED}
+    for index, level in enumerate(levels):
+        for tenth in range(10):
+            inside = [row for row in range(60) if tenth <= 10 * p[row, index] < tenth + 1]
+            names = [f"{metric}_{tenth + 1:02d} of {level}" for metric in ("told", "true")]
+            if not inside or level == "F":
+                assert not set(names) & set(told)
+                continue
+            mean, share = (told.pop(name) for name in names)
+            assert mean.value == pytest.approx(np.mean(p[inside, index])) and mean.n == share.n == len(inside)
+            assert share.value == pytest.approx(np.mean(truth[inside] == index))
+            gaps.append(abs(mean.value - share.value) * mean.n / 60)
+    error = findings.value("calibration", "state", "ece", given="scan").value
+    assert not told and error == pytest.approx(sum(gaps) / (1 if len(levels) == 2 else len(levels)))
+
+
+def test_every_set_of_facts_is_pictured(rng: Rng, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture a variable, a panel a set; others' answers are not there."""
+    drawn_of: dict[str, list[str]] = {}
+    draw = plots._panels
+
+    def panels(title: str, names: Sequence[str], *labels: str) -> object:
+        drawn_of[title] = list(names)
+        return draw(title, names, *labels)
+
+    monkeypatch.setattr(plots, "_panels", panels)
+    (truth, drawn), p = draws(rng, 50, 19), rng.random(50)
+    age, sex, rows = Continuous("age", "years"), Categorical("sex", levels=("F", "M")), np.arange(50)
+    claims = [Claim(who, given, age, rows, truth, drawn.mean(1), drawn) for who, given in
+              ((OURS, "nothing"), (OURS, "other facts"), (OURS, "scan"), ("exact", "both"))]  # fmt: skip
+    claims.append(Claim(OURS, "scan", sex, rows, 1.0 * (rng.random(50) < p), np.stack([1 - p, p], 1)))
+    section = calibrated.calibration_section(found_of(claims), claims, seed=0)
+    assert drawn_of == {"age, given": ["nothing", "other facts", "scan"], "sex, given": ["scan"]}
+    assert len(section.pictures) == 2 and all(picture.png.startswith(b"\x89PNG") for picture in section.pictures)
 
 
 def test_tarp_keeps_to_the_diagonal_if_and_only_if_draws_are_right(rng: Rng) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from monai.metrics import MultiScaleSSIMMetric
 from scipy.linalg import sqrtm
+from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import cdist
 from scipy.stats import kstest
 from sklearn.metrics import roc_auc_score, roc_curve
@@ -134,6 +135,51 @@ def test_likeness_is_the_papers_where_the_grid_is_large(rng: Rng) -> None:
     assert two_sample.likeness([one.numpy()[0, 0], other.numpy()[0, 0]]).value == close
 
 
+def structural_similarity(x: np.ndarray, y: np.ndarray, window: int) -> tuple[float, float]:
+    """Means of l c s and of c s of volumes x, y over all places of a cube of weights exp(-d^2 / 2 1.5^2), as Wang et al.
+    (2004) define them; values of 0 to 1, C1 = .01^2, C2 = .03^2."""
+    far = np.arange(window) - window // 2
+    weights = np.exp(-(far**2) / (2 * 1.5**2))
+    weights /= weights.sum()
+
+    def about(z: np.ndarray) -> np.ndarray:
+        for axis in range(3):
+            z = np.lib.stride_tricks.sliding_window_view(z, window, axis) @ weights
+        return z
+
+    mean_x, mean_y = about(x), about(y)
+    both, var = about(x * y) - mean_x * mean_y, about(x**2) - mean_x**2 + about(y**2) - mean_y**2
+    structure = (2 * both + 0.03**2) / (var + 0.03**2)
+    light = (2 * mean_x * mean_y + 0.01**2) / (mean_x**2 + mean_y**2 + 0.01**2)
+    return float((light * structure).mean()), float(structure.mean())
+
+
+@pytest.mark.parametrize(("grid", "window", "scales"), [((8, 9, 10), 7, 1), ((44, 47, 45), 11, 3)])
+def test_likeness_of_volumes_is_wangs_formula(rng: Rng, grid: tuple[int, ...], window: int, scales: int) -> None:
+    """Light is compared at the coarsest scale only; each halves the grid by means of 2 x 2 x 2 voxels (Wang et al. 2003).
+    Exponents are the paper's first ones, made to sum to 1. The code's single precision leaves 1e-4 of the contrasts."""
+    head = gaussian_filter(rng.random(grid), 1.5)
+    scans = [np.clip(head + 0.3 * gaussian_filter(rng.normal(size=grid), 1) + 0.1 * k, 0, 1) for k in range(3)]
+    exponents = np.array([0.0448, 0.2856, 0.3001])[:scales]
+    exponents /= exponents.sum()
+
+    def by_hand(x: np.ndarray, y: np.ndarray) -> float:
+        found = 1.0
+        for scale, exponent in enumerate(exponents, start=1):
+            whole, structure = structural_similarity(x, y, window)
+            found *= (whole if scale == scales else structure) ** exponent
+            half = [size // 2 for size in x.shape]
+            x, y = (z[tuple(slice(2 * size) for size in half)].reshape(
+                half[0], 2, half[1], 2, half[2], 2).mean((1, 3, 5)) for z in (x, y))  # fmt: skip
+        return found
+
+    pairs = [by_hand(scans[i], scans[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
+    assert max(pairs) - min(pairs) > 0.02
+    found = two_sample.likeness(scans)
+    assert found.value == pytest.approx(np.mean(pairs), rel=1e-3)
+    assert found.error == pytest.approx(np.std(pairs) / np.sqrt(3), rel=1e-2)
+
+
 def test_real_scans_are_at_the_floor_and_others_above(rng: Rng) -> None:
     real, other, same = (rng.normal(size=(n, 6)) for n in (90, 60, 80))
     shifted, narrow = rng.normal(0.8, 1, (80, 6)), rng.normal(0, 0.4, (80, 6))
@@ -189,6 +235,38 @@ def test_planted_copies_are_caught(rng: Rng) -> None:
     assert figures["authenticity"] == 0 and figures["ratio_q05"] < 0.1 and figures["membership_auc"] > 0.6
     assert (found.near["made"] == found.near["training"]).all() and sorted(found.near["made"]) == list(range(20))
     assert figures["near_copies_floor"] < 0.1 and figures["authenticity_floor"] > 0.2
+
+
+def test_audit_is_counted_scan_by_scan(rng: Rng) -> None:
+    """Of people with two scans each: one's other scan, however near, is no other person's."""
+    people = np.repeat([f"sub-{i:02d}" for i in range(12)], 2)
+    bodies = np.repeat(rng.normal(size=(24, 4)), 2, 0) + rng.normal(0, 0.3, (48, 4))
+    train, held_out, made = bodies[:24], bodies[24:], rng.normal(size=(30, 4))
+    planted = [(2, 5), (11, 17), (29, 0)]
+    for copy, source in planted:
+        made[copy] = train[source] + 0.01 * rng.normal(size=4)
+    to_train, to_held, among = cdist(made, train), cdist(made, held_out), cdist(train, train)
+
+    def authentic(distances: np.ndarray) -> list[bool]:
+        found = []
+        for row in distances:
+            source = min(range(24), key=lambda scan: row[scan])
+            strangers = [among[source, scan] for scan in range(24) if people[scan] != people[source]]
+            found.append(row[source] > min(strangers))
+        return found
+
+    figures = copies.audit(made, train, held_out, people, [f"held-{name}" for name in people]).figures
+    its = authentic(to_train)
+    assert 0.1 < np.mean(its) < 1 and not any(its[copy] for copy, _ in planted)
+    floor = authentic(cdist(held_out, train))
+    assert figures["authenticity"] == np.mean(its) and figures["authenticity_floor"] == np.mean(floor) > 0
+    near, near_held = [min(row) for row in to_train], [min(row) for row in to_held]
+    assert figures["distance_to_training"] == pytest.approx(np.median(near))
+    assert figures["distance_to_held_out"] == pytest.approx(np.median(near_held))
+    ratios = [one / other for one, other in zip(near, near_held)]
+    assert figures["ratio"] == pytest.approx(np.median(ratios))
+    assert figures["ratio_q05"] == pytest.approx(np.quantile(ratios, 0.05), rel=1e-4)
+    assert figures["nearer_training"] == np.mean([one < other for one, other in zip(near, near_held)])
 
 
 def test_a_few_copies_among_many_are_named(rng: Rng) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from metavoxel.data.cohort import Cohort, read_cohort
-from metavoxel.evaluate import accuracy, coherence, fairness, headsize
+from metavoxel.evaluate import accuracy, coherence, fairness, headsize, plots, summary
 from metavoxel.evaluate.claims import Claim
 from metavoxel.evaluate.figures import OURS, Figure, Findings
 from metavoxel.schema import Categorical, Continuous
@@ -79,6 +79,57 @@ def test_balanced_accuracy_stands_in_the_table(rng: Rng) -> None:
     assert "not certainly better than a constant" in section.conclusion
 
 
+def test_every_answer_is_pictured_under_what_it_was_given(rng: Rng, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = {}
+    draw = plots.answers
+
+    def answers(title: str, x: str, blocks: dict, middle: float) -> bytes:
+        drawn[title] = x, blocks, middle
+        return draw(title, x, blocks, middle)
+
+    monkeypatch.setattr(plots, "answers", answers)
+    rows, age = np.arange(40), Continuous("age", "years")
+    truth = rng.normal(50, 15, 40)
+    asked = [(OURS, "scan"), (OURS, "other facts"), ("exact", "scan"), ("linear", "scan"), ("constant", "nothing")]
+    claims = [Claim(who, given, age, rows, truth, truth + rng.normal(0, 9, 40)) for who, given in asked]
+    findings = Findings({})
+    findings.add(accuracy.scored(claims, rows, seed=0))
+    section = next(accuracy.accuracy_sections(findings, claims))
+    x, blocks, middle = drawn["age"]
+    assert x == "MAE, years" and middle == pytest.approx(np.abs(claims[-1].told - truth).mean())
+    assert {heading: [who for who, *_ in own] for heading, own in blocks.items()} == {
+        "given the scan": [OURS, "exact", "linear"], "given the other facts": [OURS], "given nothing": ["constant"],
+    }  # fmt: skip
+    _, value, low, high = blocks["given the scan"][2]
+    figure = findings.value("accuracy", "age", "mae", who="linear", given="scan")
+    assert (value, low, high) == (figure.value, figure.low, figure.high) and low < value < high
+    assert len(section.pictures) == 1 and section.pictures[0].png.startswith(b"\x89PNG")
+    alone = [claim.among(rows == 3) for claim in claims]
+    findings = Findings({})
+    findings.add(accuracy.scored(alone, rows, seed=0))
+    next(accuracy.accuracy_sections(findings, alone))
+    _, value, low, high = drawn["age"][1]["given the scan"][0]
+    assert value == low == high == pytest.approx(abs(claims[0].told[3] - truth[3]))  # one person has no interval
+
+
+def test_the_limit_is_that_of_the_question_in_the_summary(rng: Rng) -> None:
+    """Of a model without scans, what the other facts allow."""
+    rows, age = np.arange(60), Continuous("age", "years")
+    truth = rng.normal(50, 15, 60)
+    off = {(OURS, "nothing"): 12, (OURS, "other facts"): 7, ("exact", "nothing"): 10, ("exact", "other facts"): 5,
+           ("exact", "scan"): 3, ("constant", "nothing"): 11}  # fmt: skip
+    claims = [Claim(who, given, age, rows, truth, truth + error) for (who, given), error in off.items()]
+    findings = Findings({})
+    findings.add(accuracy.scored(claims, rows, seed=0))
+    table = summary.summary_section(findings, claims, at_once=True).table
+    row = dict(zip(table.header, table.rows[0]))
+    assert row["exact limit"].startswith("5.00 ") and row["model"].startswith("7.00 ")
+    scanned = [*claims, Claim(OURS, "scan", age, rows, truth, truth + 4)]
+    findings.add(accuracy.scored(scanned[-1:], rows, seed=0))
+    table = summary.summary_section(findings, scanned, at_once=True).table
+    assert dict(zip(table.header, table.rows[0]))["exact limit"].startswith("3.00 ")
+
+
 def cohort_of(tmp_path: Path, **columns: np.ndarray) -> Cohort:
     n = len(next(iter(columns.values())))
     pd.DataFrame({"participant_id": [f"sub-{i:03d}" for i in range(n)], **columns}).to_csv(tmp_path / "c.csv", index=False)
@@ -106,6 +157,11 @@ def test_who_is_served_worse_is_told_from_who_is_harder_and_who_is_served_better
     findings.add(fairness.fairness(claims, cohort_of(tmp_path, site=site), ["site"], seed=0))
     keys = [(f.variable, f.metric, f.who, f.given, f.group) for f in findings.figures if f.section == fairness.SECTION]
     assert len(keys) == len(set(keys)) and {given for _, _, who, given, _ in keys if who == OURS} == {"scan", "other facts"}
+    off = np.abs(ours - truth)
+    spread_of_errors = findings.value("accuracy", "age", "mae_sd", given="scan")
+    assert spread_of_errors.value == pytest.approx(off.std()) and spread_of_errors.low < off.std() < spread_of_errors.high
+    of_group = findings.value(fairness.SECTION, "age", "mae_sd", given="scan", group="site = b")
+    assert of_group.value == pytest.approx(off[site == "b"].std())
     section, further = fairness.fairness_sections(findings, claims)
     worse, harder, better, off = section.conclusion.split(". ", 3)
     assert worse.startswith("Served worse than other people, beyond chance: site = b for age (+")

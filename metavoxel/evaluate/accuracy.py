@@ -6,11 +6,12 @@ from functools import partial
 
 import numpy as np
 
+from metavoxel.evaluate import plots
 from metavoxel.evaluate.asking import BOTH, NOTHING, OTHERS
 from metavoxel.evaluate.claims import Claim, in_words, main_claims
 from metavoxel.evaluate.figures import CONSTANT, EVERYBODY, EXACT, OURS, Figure, Findings
 from metavoxel.evaluate.scores import bootstrap, class_scores, compare, number_scores
-from metavoxel.page import Section, Table
+from metavoxel.page import Picture, Section, Table
 
 SECTION, PAIRED = "accuracy", "paired"
 SHOWN = (
@@ -111,12 +112,30 @@ def accuracy_sections(findings: Findings, claims: Sequence[Claim]) -> Iterator[S
                                          for metric, words in shown.items()))  # fmt: skip
         yield Section(
             f"{name}: how near are the answers?", _conclusion(findings, name, main, own, unit),
+            [_picture(findings, name, main, own, unit)], columns=1,
             table=Table(header, rows),
             note="Brackets: 95 % intervals, people drawn anew 1,000 times. p: how often answerers whose answers could be "
             "exchanged, person by person, would differ as much. The best of several baselines was chosen on these "
             "people: the model is called behind it only where p times their number is under .05. Who is told nothing puts "
             "nobody in order, and has no r or AUC. Every other score is in metrics.json.",
         )  # fmt: skip
+
+
+def _picture(findings: Findings, name: str, metric: str, own: Sequence[Claim], unit: str) -> Picture:
+    """The table's first score, row by row, in blocks of answers to the same question."""
+    blocks: dict[str, list[tuple[str, float, float, float]]] = {}
+    middle = np.nan
+    for claim in own:
+        figure = findings.value(SECTION, name, metric, who=claim.who, given=claim.given)
+        assert figure is not None
+        value, low, high = figure.value, figure.low, figure.high
+        ends = (value, value) if low is None or high is None or not figure.has_interval else (low, high)
+        blocks.setdefault(in_words(claim.given), []).append((claim.who, value, *ends))
+        middle = figure.value if claim.who == CONSTANT else middle
+    words = SHOWN[own[0].is_class][metric]
+    png = plots.answers(name, f"{words}, {unit}" if unit and not own[0].is_class else words, blocks, middle)
+    caption = "Blue: the model; orange: the exact answer; grey: others. The line is the constant; bars are 95 % intervals."
+    return Picture(png, f"{words} of {name}, by who answers and what is given", caption)
 
 
 def _conclusion(findings: Findings, name: str, metric: str, own: Sequence[Claim], unit: str) -> str:

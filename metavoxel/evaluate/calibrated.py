@@ -1,7 +1,8 @@
 """Whether everybody's distributions are as wide as they should be: intervals, ranks and scores of draws, reliability of
 probabilities; of all numbers at once, TARP."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from scipy.stats import binom, binomtest
@@ -9,19 +10,24 @@ from scipy.stats import binom, binomtest
 from metavoxel.evaluate import plots
 from metavoxel.evaluate.calibration import (
     INTERVALS,
+    TENTHS,
+    Reliability,
     ece,
     ece_by_chance,
+    judged,
     number_calibration,
     pit,
+    rank_histogram,
     reliability,
     tarp,
+    tenths,
 )
-from metavoxel.evaluate.claims import Claim, in_words, main_claims
+from metavoxel.evaluate.claims import Claim
 from metavoxel.evaluate.figures import EVERYBODY, EXACT, OURS, Figure, Findings
 from metavoxel.evaluate.scores import holm
 from metavoxel.page import Picture, Section, Table
 
-SECTION = "calibration"
+SECTION, COUNTED = "calibration", "calibration in tenths"
 EVERY_NUMBER = "all numbers"
 LEAST_PEOPLE = 30
 """Below, chance covers all but a gross fault."""
@@ -34,7 +40,7 @@ Asked = tuple[str, str]
 def calibration(claims: Sequence[Claim], seed: int, group: str = EVERYBODY) -> Iterator[Figure]:
     """coverage_50 ... 95, rank_p, crps and draws_variance (the mean over people: paper, Table 2) of numbers with draws; of
     classes ece, ece_chance_q95, which chance stays under in 95 of 100 cohorts, and ece_p; tarp_p and tarp_lean of all
-    numbers that were drawn together."""
+    numbers that were drawn together. Of everybody, what `_counted` finds of the model, too."""
     for claim in claims:
         found: dict[str, float] = {}
         if claim.is_class:
@@ -48,9 +54,32 @@ def calibration(claims: Sequence[Claim], seed: int, group: str = EVERYBODY) -> I
             found = {"coverage_90": float(((low <= claim.truth) & (claim.truth <= high)).mean())}
         for metric, value in found.items():
             yield Figure(SECTION, claim.variable.name, metric, value, claim.who, claim.given, group, n=len(claim.rows))
+        if claim.who == OURS and group == EVERYBODY:
+            yield from _counted(claim, seed)
     for given in dict.fromkeys(claim.given for claim in claims):
         own = [claim for claim in claims if claim.given == given and claim.together is not None]
         yield from _together(own, seed, group)
+
+
+def _counted(claim: Claim, seed: int) -> Iterator[Figure]:
+    """Section COUNTED: rank histograms and reliability diagrams as numbers, to draw them anew from.
+
+    rank_01 ... rank_10: the share of people whose truth has a rank in that tenth among its draws. told_01 ... told_10 of
+    LEVEL: the mean probability told to the n people whom it puts in that tenth of the scale; true_01 ... true_10 of LEVEL:
+    the share of them who are of that level. Levels are those that the ECE looks at; tenths without anybody are left out.
+    """
+    figure = partial(Figure, COUNTED, claim.variable.name, given=claim.given)
+    if claim.is_class:
+        levels = claim.variable.levels  # type: ignore[union-attr]
+        for level in judged(claim.told):
+            people, told, true = tenths(claim.truth == level, claim.told[:, level])
+            for tenth in np.flatnonzero(people):
+                for metric, values in (("told", told), ("true", true)):
+                    words = f"{metric}_{tenth + 1:02d} of {levels[level]}"
+                    yield figure(words, float(values[tenth]), n=int(people[tenth]))
+    elif claim.draws is not None and claim.draws.shape[1] > 1:
+        for rank, count in enumerate(rank_histogram(claim.truth, claim.draws, TENTHS, seed), start=1):
+            yield figure(f"rank_{rank:02d}", float(count / len(claim.rows)), n=len(claim.rows))
 
 
 def _together(own: Sequence[Claim], seed: int, group: str) -> Iterator[Figure]:
@@ -69,19 +98,12 @@ def _together(own: Sequence[Claim], seed: int, group: str) -> Iterator[Figure]:
 
 
 def calibration_section(findings: Findings, claims: Sequence[Claim], seed: int) -> Section:
-    """Rank histograms of numbers and reliability of classes given the scan (or what comes nearest to it)."""
+    """Rank histograms of numbers and reliability of classes, a picture a variable and in it one for each set of given
+    facts."""
     shown = [claim for claim in claims if claim.who == OURS]
-    panels = []
-    for claim in main_claims(claims):
-        title = f"{claim.variable.name} {in_words(claim.given)}"
-        if claim.is_class:
-            levels = claim.variable.levels  # type: ignore[union-attr]
-            bins = [(level, reliability(claim.truth == index, claim.told[:, index])) for index, level in enumerate(levels)]
-            png = plots.reliability(title, bins[1:] if len(levels) == 2 else bins)
-            panels.append(Picture(png, f"Reliability: {title}"))
-        elif claim.draws is not None:
-            png = plots.ranks(title, pit(claim.truth, claim.draws, seed))
-            panels.append(Picture(png, f"Ranks of the truth among the draws: {title}"))
+    asked: dict[str, list[Claim]] = {}
+    for claim in shown:
+        asked.setdefault(claim.variable.name, []).append(claim)
     rows = []
     for claim in claims:
         if claim.who not in (OURS, EXACT):
@@ -96,7 +118,7 @@ def calibration_section(findings: Findings, claims: Sequence[Claim], seed: int) 
             rows.append((name, OURS, given, "", "", _cell("tarp_p", tarp_p), "", "", ""))
     header = ("variable", "who", "given", "50 % holds", "90 % holds", "ranks, p", "CRPS", "ECE", "ECE, p")
     return Section(
-        "Are the intervals honest?", _conclusion(findings, shown), panels, Table(header, rows),
+        "Are the intervals honest?", _conclusion(findings, shown), list(_pictures(asked, seed)), Table(header, rows),
         note="Ranks: where the truth stands among the draws; even if the draws are right (simulation-based calibration), "
         "and p is the chance of ranks at least as uneven; of all numbers at once, TARP (Lemos et al. 2023). ECE: how far "
         f"probabilities are from shares; p is the chance of as much if they are right. In {LEAST_P:.0%} of reports on "
@@ -105,6 +127,22 @@ def calibration_section(findings: Findings, claims: Sequence[Claim], seed: int) 
         " numbers do, is inside as often as its place among the tied draws is, and so is one beyond all draws where these "
         "are few; of an exact answer only the ends are known.",
     )  # fmt: skip
+
+
+def _pictures(asked: Mapping[str, Sequence[Claim]], seed: int) -> Iterator[Picture]:
+    """Of the claims about each variable."""
+    for name, own in asked.items():
+        if own[0].is_class:
+            png = plots.reliability(f"{name}, given", {claim.given: _levels(claim) for claim in own})
+            yield Picture(png, f"Reliability of {name}, by what is given")
+        elif places := {claim.given: pit(claim.truth, claim.draws, seed) for claim in own if claim.draws is not None}:
+            png = plots.ranks(f"{name}, given", places)
+            yield Picture(png, f"Ranks of the true {name} among its draws, by what is given")
+
+
+def _levels(claim: Claim) -> list[tuple[str, Reliability]]:
+    levels = claim.variable.levels  # type: ignore[union-attr]
+    return [(levels[level], reliability(claim.truth == level, claim.told[:, level])) for level in judged(claim.told)]
 
 
 def faults(findings: Findings, claims: Sequence[Claim]) -> dict[Asked, str]:

@@ -128,13 +128,21 @@ def tarp(truth: np.ndarray, drawn: np.ndarray, seed: int = 0) -> Tarp:
     return Tarp(nominal, found, float(kstest(reached, "uniform").pvalue), float(lean))
 
 
-def reliability(happened: np.ndarray, p: np.ndarray) -> Reliability:
-    """happened (people,) 0 or 1; p (people,) the probability told of it."""
+def tenths(happened: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each tenth of the probability scale, (TENTHS,) each: how many people are in it, the mean probability told to them,
+    how often it came true; NaN where nobody is. happened (people,) 0 or 1; p (people,) the probability told of it."""
     which = _tenth(p)
     people = np.bincount(which, minlength=TENTHS)
+    some = np.where(people > 0, people, np.nan)
+    told, found = (np.bincount(which, x, TENTHS) / some for x in (p, happened))
+    return people, told, found
+
+
+def reliability(happened: np.ndarray, p: np.ndarray) -> Reliability:
+    """happened (people,) 0 or 1; p (people,) the probability told of it."""
+    people, told, found = tenths(happened, p)
     some = people > 0
-    told, found = (np.bincount(which, x, TENTHS)[some] / people[some] for x in (p, happened))
-    return Reliability(told, found, people[some] / len(p))
+    return Reliability(told[some], found[some], people[some] / len(p))
 
 
 def ece(truth: np.ndarray, probabilities: np.ndarray) -> float:
@@ -142,7 +150,7 @@ def ece(truth: np.ndarray, probabilities: np.ndarray) -> float:
     (people,), level indices: of two levels the second's, of more the mean of all (class-wise, Kull et al. 2019)."""
     truth, probabilities = checked_classes(truth, probabilities)
     gaps = []
-    for level in _judged(probabilities):
+    for level in judged(probabilities):
         told, found, share = reliability(truth == level, probabilities[:, level])
         gaps.append((np.abs(told - found) * share).sum())
     return float(np.mean(gaps))
@@ -151,19 +159,19 @@ def ece(truth: np.ndarray, probabilities: np.ndarray) -> float:
 def ece_by_chance(probabilities: np.ndarray, repeats: int = 10_000, seed: int = 0) -> Chance:
     """The `ece` of these probabilities were they right: classes drawn from them. An ece below q95 shows no fault."""
     rng, up_to = np.random.default_rng(seed), probabilities[:, :-1].cumsum(1)
-    found, judged = [], {}
-    for level in _judged(probabilities):
+    found, binned = [], {}
+    for level in judged(probabilities):
         tenth = np.eye(TENTHS, dtype=np.float32)[_tenth(probabilities[:, level])]
-        judged[level] = tenth, probabilities[:, level] @ tenth
+        binned[level] = tenth, probabilities[:, level] @ tenth
     for first in range(0, repeats, AT_ONCE):
         thrown = rng.random((min(AT_ONCE, repeats - first), len(up_to)))
         truth = sum((thrown >= edge).astype(np.int8) for edge in up_to.T)
-        off = [np.abs(told - (truth == level).astype(np.float32) @ tenth).sum(1) for level, (tenth, told) in judged.items()]
+        off = [np.abs(told - (truth == level).astype(np.float32) @ tenth).sum(1) for level, (tenth, told) in binned.items()]
         found.append(np.mean(off, 0) / len(up_to))
     return Chance(np.concatenate(found))
 
 
-def _judged(probabilities: np.ndarray) -> range:
+def judged(probabilities: np.ndarray) -> range:
     """The levels whose probabilities are looked at: one of two says all."""
     levels = probabilities.shape[1]
     return range(1, 2) if levels == 2 else range(levels)

@@ -43,15 +43,16 @@ class Difference(NamedTuple):
 
 
 def number_scores(truth: np.ndarray, told: np.ndarray) -> Figures:
-    """mae, rmse, r2, r (Pearson's) and mae_over_sd of told (n,) for truth (n,); the first two in their unit.
+    """mae, mae_sd, rmse, r2, r (Pearson's) and mae_over_sd of told (n,) for truth (n,); the first three in their unit.
 
-    NaN where undefined (`number_gaps` says why). Raises MetavoxelError where a value is missing.
+    mae_sd: the standard deviation of the absolute errors, of all n as they are (the paper's Table 1: MAE +- it). NaN where
+    undefined (`number_gaps` says why). Raises MetavoxelError where a value is missing.
     """
     truth, told = _paired(truth, told)
     off, about, own = told - truth, truth - truth.mean(), told - told.mean()
     square, spread, own_spread = (off**2).mean(), (about**2).mean(), (own**2).mean()
-    mae = np.abs(off).mean()
-    figures = {"mae": mae, "rmse": np.sqrt(square), "r2": np.nan, "r": np.nan, "mae_over_sd": np.nan}
+    mae, mae_sd = np.abs(off).mean(), np.abs(off).std()
+    figures = {"mae": mae, "mae_sd": mae_sd, "rmse": np.sqrt(square), "r2": np.nan, "r": np.nan, "mae_over_sd": np.nan}
     if np.ptp(truth) > 0:
         figures |= {"r2": 1 - square / spread, "mae_over_sd": mae / np.sqrt(spread)}
         if not _alike(told, truth):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from metavoxel.evaluate.accuracy import SECTION as ACCURACY
 from metavoxel.evaluate.accuracy import SHOWN, best_of, shown_value
-from metavoxel.evaluate.asking import NOTHING, PAPER_DRAWS, SCAN
+from metavoxel.evaluate.asking import NOTHING, PAPER_DRAWS
 from metavoxel.evaluate.calibrated import LEAST_PEOPLE, faults, in_doubt
 from metavoxel.evaluate.calibrated import SECTION as CALIBRATION
 from metavoxel.evaluate.claims import Claim, in_words, main_claims
@@ -14,7 +14,7 @@ from metavoxel.page import Section, Table
 
 
 def summary_section(findings: Findings, claims: Sequence[Claim], at_once: bool) -> Section:
-    """The model's answers given the scan beside the best baseline's, the limit, a constant; whether their widths are at
+    """The model's answers to `main_claims` beside the best baseline's, the limit, a constant; whether their widths are at
     fault. at_once: whether one evaluation of the network gave them, or the draws of the paper's inference."""
     main = main_claims(claims)
     asked = {(claim.variable.name, claim.given) for claim in main}
@@ -32,7 +32,7 @@ def summary_section(findings: Findings, claims: Sequence[Claim], at_once: bool) 
             in_words(claim.given): label,
             "model": shown_value(findings.value(ACCURACY, name, metric, given=claim.given)),
             "best baseline": f"{shown_value(best)} ({best.who})" if best else "",
-            "exact limit": shown_value(findings.value(ACCURACY, name, metric, who=EXACT, given=SCAN)),
+            "exact limit": shown_value(findings.value(ACCURACY, name, metric, who=EXACT, given=claim.given)),
             "constant": shown_value(findings.value(ACCURACY, name, metric, who=CONSTANT, given=NOTHING)),
             "calibration": f"{calibrated}: 90 % hold {held.value:.0%}" if held else calibrated,
         })
