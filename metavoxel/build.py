@@ -74,8 +74,9 @@ def train(
     preset: its name, or settings; default `preset_for` the cohort.
     resume: go on from what a stopped run left in `out`. init: a model to start from: its variables, network, weights and
     scalings. cache: where scans on the model's grid are kept between runs (default: in `out`, while training).
-    split: a file of `metavoxel split`: only its part train is used, without the fold `fold`; the summary records it, and
-    marks of the rows (`data.marks`), so that nobody is asked about them by mistake.
+    split: a file of `metavoxel split`: only its part train is used, without the fold `fold`; the summary records it,
+    the cohort's name and a fingerprint of the rows, and their marks (`data.marks`), so that nobody is asked about them by
+    mistake.
     """
     whole = cohort if isinstance(cohort, Cohort) else read_cohort(cohort)
     cohort, taken = part_of(whole, split, "train", fold)
@@ -98,10 +99,13 @@ def train(
         table = pd.DataFrame({name: column.to_numpy() for name, column in columns.items()},
                              index=pd.Index(cohort.table["participant_id"], name=None))  # fmt: skip
         people = cohort.table["participant_id"].to_numpy()
+        own = marks_of(cohort, list(columns))
         before = start.summary.get("seen", ()) if start else ()
-        seen = sorted({*marks_of(cohort, list(columns)), *before})  # type: ignore[misc]
+        seen = sorted({*own, *before})  # type: ignore[misc]
+        digits = digits_of("\n".join([cohort.table.to_csv(index=False), *own]))  # the same wherever the cohort lies
+        source = {"name": cohort.root.resolve().name, "fingerprint": digits}
         return fit(schema, stacks, table, folder, config, people, resume=resume, start=start, device=device, quiet=quiet,
-                   cache=scratch, about={**taken, "seen": seen})  # fmt: skip
+                   cache=scratch, about={**taken, "cohort": source, "seen": seen})  # fmt: skip
 
 
 @contextmanager

@@ -49,6 +49,15 @@ def report(cohort, strangers, tmp_path_factory) -> Path:
     return out
 
 
+def _baseline(folder: Path, cohort: Path, **columns: object) -> Path:
+    """A folder of baselines with one of them, "flat", which says the same of everybody. columns: to change or add."""
+    people = mv.read_cohort(cohort).table[["participant_id"]]
+    flat = people.assign(age_mean=50.0, age_q05=40.0, age_q95=60.0, sex_p_F=0.5, sex_p_M=0.5)
+    make_folder(folder / "baselines/flat")
+    flat.assign(**columns).to_csv(folder / "baselines/flat/predictions.csv", index=False)
+    return folder / "baselines"
+
+
 def test_report_figures_and_card_are_written(report):
     findings = Findings.load(report / "metrics.json")
     ours, constant, exact = (findings.value("accuracy", "age", "mae", who=who, given=given) for who, given in
@@ -65,6 +74,8 @@ def test_report_figures_and_card_are_written(report):
     assert "Test-retest: nobody came twice." in (report / "model_card.md").read_text(encoding="utf-8")
     card = json.loads((report / "model_card.json").read_text())
     assert card["training"]["people"] == mv.load("phantom").summary["people"]
+    assert card["training"]["cohort"] == "not recorded"  # by the version that trained it
+    assert "cohort: not recorded." in (report / "model_card.md").read_text(encoding="utf-8")
 
 
 def test_answers_are_those_of_predict(report, cohort):
@@ -87,8 +98,16 @@ def test_a_stopped_run_goes_on_to_the_same_figures(report, cohort, strangers, tm
     assert np.array_equal(np.load(kept)["age|scan|mean"], np.load(report / "work/answers" / kept.name)["age|scan|mean"])
     assert len(before) == len(kept.read_bytes())
     assert (out / "work/drawn/8/T1w.npy").stat().st_mtime_ns == stamp  # not drawn again
-    fewer = evaluate("phantom", cohort, out, Options(training=strangers, scans=6), quiet=True)
+    asked = next((out / "work/answers").glob("*.npz")).stat().st_mtime_ns
+    other = Options(training=strangers, scans=6, by=["sex"], baselines=_baseline(out, cohort), licence="CC0")
+    fewer = evaluate("phantom", cohort, out, other, quiet=True)
     assert fewer.value("images", "T1w", "voxels: fid").n == 6
+    assert next((out / "work/answers").glob("*.npz")).stat().st_mtime_ns == asked  # nor asked again for options' sake
+    about = read_json(out / "metrics.json")
+    assert about["options"] == {"split": None, "fold": None, "training": strangers.name, "baselines": "baselines",
+                                "by": ["sex"], "scans": 6}  # fmt: skip
+    assert about["torch"] == torch.__version__ and str(tmp_path) not in json.dumps(about)
+    assert read_json(report / "metrics.json")["options"] != about["options"]
 
 
 def test_a_model_beside_itself_does_not_differ_and_beside_a_worse_one_does(report, tmp_path):
@@ -158,6 +177,12 @@ def test_a_table_is_judged_as_one_and_its_training_rows_are_refused(refused, tmp
     assert " scan" not in words.replace("scanned", "") and "the nothing" not in words
     assert "Given the other facts, the model has a mean error of" in words and "Given nothing, the model" not in words
     assert not any("scan" in limit for limit in card["limits"]) and card["not_evaluated"] == found.left_out
+    source = card["training"]["cohort"]
+    assert source["name"] == tmp_path.name and len(source["fingerprint"]) == 16
+    written = (tmp_path / "out/model_card.md").read_text(encoding="utf-8")
+    assert f"160 people, 160 rows; cohort: {tmp_path.name}, fingerprint {source['fingerprint']}." in written
+    others = mv.train(tmp_path / "test.csv", mv.preset("tiny", joint=joint), tmp_path / "others", quiet=True)
+    assert others.summary["cohort"]["fingerprint"] != source["fingerprint"]
     told_nothing = np.load(next((tmp_path / "out").rglob("*.npz")))["age|nothing|draws"]
     assert len(np.unique(told_nothing[:, 0])) > 1  # ranks of people who share their draws would not be independent
 
@@ -252,7 +277,7 @@ def test_a_cohort_that_cannot_be_evaluated(run, cohort, tmp_path, spoil, says):
     spoil(table).to_csv(folder / "participants.tsv", sep="\t", index=False, na_rep="n/a")
     status, error = run("evaluate", "phantom", folder, "-o", tmp_path / "out")
     assert status == 2 and pd.Series([error]).str.contains(says).all(), error
-    assert len(error.strip().splitlines()) == 1 and not (tmp_path / "out" / "report.html").exists()
+    assert len(error.strip().splitlines()) == 1 and not (tmp_path / "out").exists()
 
 
 def test_a_fact_that_drawn_people_do_not_tell_apart_does_not_cost_the_report(cohort, strangers, tmp_path):
@@ -268,6 +293,76 @@ def test_a_fact_that_drawn_people_do_not_tell_apart_does_not_cost_the_report(coh
     assert "sex read from drawn T1w scans: all of the drawn people are F." in said
     assert "age read from drawn T1w scans: known of 1 of the drawn people, at least 2 are needed." in said
     assert found.value("images", "T1w", "voxels: fid").n == 8 and (tmp_path / "out/report.html").exists()
+
+
+def test_what_baselines_cannot_mean_is_refused_before_anybody_is_asked(refused, cohort, tmp_path):
+    """By file, person and column."""
+    def third(value: object, usual: object) -> list[object]:
+        return [value if row == 2 else usual for row in range(PEOPLE)]
+
+    for columns, says in (
+        ({"age_mean": third("old", 50)}, "age_mean is no number (old)"),
+        ({"age_mean": third("inf", 50)}, "age_mean is infinite"),
+        ({"age_q05": third(70, 40)}, "age_q05 is above age_q95"),
+        ({"sex_p_F": third(-0.2, 0.5), "sex_p_M": third(1.2, 0.5)}, "sex_p_F is no probability (-0.2)"),
+        ({"sex_p_F": third(0.51, 0.5)}, "sex_p_F, sex_p_M do not sum to 1"),
+        ({"sex_p_M": third("maybe", 0.5)}, "sex_p_M is no number (maybe)"),
+    ):
+        given = _baseline(tmp_path, cohort, **columns)
+        said = refused("evaluate", "phantom", cohort, "-o", tmp_path / "out", "--baselines", given)
+        assert f"flat/predictions.csv: sub-0003: {says}" in said and "which is no answer" in said
+    nobody = "participant_id,age_mean\n,50\n"
+    for text, says in {"": "cannot be read as a table", nobody: "row 1 has no participant_id"}.items():
+        (given / "flat/predictions.csv").write_text(text)
+        assert says in refused("evaluate", "phantom", cohort, "-o", tmp_path / "out", "--baselines", given)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_cell_of_a_baseline_is_no_answer(report, cohort, tmp_path):
+    """Nor is a row that another cohort's person has, whatever stands in it; probabilities are told to three digits."""
+    shutil.copytree(report / "work", tmp_path / "out/work")
+    ages = [None if row == 2 else 50.0 for row in range(PEOPLE)]
+    ends = [None if row == 3 else 40.0 for row in range(PEOPLE)]
+    given = _baseline(tmp_path, cohort, age_mean=ages, age_q05=ends, sex_p_F=0.5004, sex_p_M=0.4999)
+    with (given / "flat/predictions.csv").open("a") as file:
+        file.write("sub-stranger,unknown,1,2,7,8\n")
+    found = evaluate("phantom", cohort, tmp_path / "out", Options(baselines=given, scans=0), quiet=True)
+    known = mv.read_cohort(cohort).table["age"].notna()
+    answered = known & pd.notna(pd.Series(ages))
+    assert found.value("accuracy", "age", "mae", who="flat", given="scan").n == answered.sum() < known.sum()
+    assert found.value("calibration", "age", "coverage_90", who="flat", given="scan") is None  # not everybody has one
+    assert found.value("accuracy", "sex", "auc", who="flat", given="scan") is not None
+
+
+def test_the_page_says_what_it_left_out_and_why(cohort, tmp_path):
+    def said(**options: object) -> list[str]:
+        return evaluate("phantom", few, tmp_path / "out", Options(**options), quiet=True).left_out
+
+    few = mv.read_cohort(cohort).subset(range(6))
+    alone = said(scans=2)
+    for sentence in (
+        "TARP: fewer than two numbers are told together.",
+        "Groups by age, sex: each has fewer than 10 people.",
+        "Drawn scans by the features of a network trained here: --baselines, which holds one, was not given.",
+        "Drawn scans by 2.5-D features: --radimagenet was not given.",
+        "Copies of training scans, and what predictors read off drawn ones: the training cohort is not known; add --split "
+        "or --training.",
+    ):
+        assert sentence in alone
+    assert read_json(tmp_path / "out/metrics.json")["left_out"] == alone
+    given = _baseline(tmp_path, cohort)
+    made = {"baselines": {"linear": {}, "trees": {}}, "failed": {"vit": "out of memory\nat step 3"}}
+    write_json(given / "baselines.json", made)
+    beside = said(scans=2, baselines=given)
+    for sentence in (
+        "Baseline vit: it failed (out of memory).",
+        "Baselines densenet, image-only, continuous-sex, paper: not trained; metavoxel baselines --resume adds them.",
+        "Drawn scans by the features of a network trained here: baselines holds no densenet/network-1.safetensors.",
+    ):
+        assert sentence in beside
+    undrawn = said(scans=0)
+    assert "Drawn scans: none were asked for (--scans 0)." in undrawn
+    assert not any("Copies" in sentence or "2.5-D" in sentence for sentence in undrawn)
 
 
 def test_what_is_refused_leaves_nothing(refused, cohort, untrained, tmp_path):
@@ -326,6 +421,14 @@ def test_draws_of_several_numbers_hang_together(tmp_path):
     alike = [spearmanr(x, y).statistic for x, y in zip(one, other)]
     assert one.shape == (20, DRAWS) and abs(np.mean(alike)) < 0.1 and len(np.unique(one)) == one.size
     assert asked.together("a", "other facts") is None  # each was told another one
+    short = evaluate(tmp_path / "model", tmp_path / "test.csv", tmp_path / "short", quiet=True)
+    assert "TARP given nothing: all numbers are known of fewer than 30 people." in short.left_out
+    assert "Groups: the cohort has no age, sex or site; name other columns with --by." in short.left_out
+    others = table.assign(participant_id=[f"sub-x{i}" for i in range(80)], a=rng.normal(50, 9, 80))
+    others[:40].to_csv(tmp_path / "many.csv", index=False)
+    many = evaluate(tmp_path / "model", tmp_path / "many.csv", tmp_path / "many", quiet=True)
+    assert many.value("calibration", "all numbers", "tarp_p", given="nothing") is not None
+    assert not any("TARP" in sentence for sentence in many.left_out)
 
 
 def test_facts_that_nobody_has(cohort, tmp_path):

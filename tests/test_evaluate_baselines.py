@@ -230,6 +230,20 @@ def test_bad_input_is_one_line(cohort: Cohort, tmp_path: Path, refused) -> None:
     assert study(women, tmp_path, 8).want == ("age",)
 
 
+def test_what_is_the_same_in_all_who_train_is_said_not_to_be_asked(cohort: Cohort, tmp_path: Path, run) -> None:
+    """Whether or not it differs among those who are asked."""
+    parts = ["train"] * 24 + ["test"] * 6
+    split = pd.DataFrame({"participant_id": cohort.participants, "part": parts})
+    split.to_csv(tmp_path / "split.tsv", sep="\t", index=False)
+    said = "nobody is asked about sex: the same in all who train"
+    for name, sexes in {"here": ["F"] * 24 + ["M"] * 6, "anywhere": ["F"] * 30, "differs": ["F", "M"] * 15}.items():
+        table = cohort.table[["participant_id", "age", "mmse"]].assign(sex=sexes)
+        table.to_csv(tmp_path / f"{name}.tsv", sep="\t", index=False, na_rep="n/a")
+        options = "--split", tmp_path / "split.tsv", "--only", "trees"
+        status, error = run("baselines", tmp_path / f"{name}.tsv", "-o", tmp_path / name, *options)
+        assert status == 0 and (said in error) == (name != "differs") and f"age{', sex' * (name == 'differs')};" in error
+
+
 def test_a_single_person_of_a_class_cannot_be_cross_validated(cohort: Cohort, tmp_path: Path) -> None:
     lone = replace(cohort, table=cohort.table.assign(sex=["M"] + ["F"] * (len(cohort) - 1)))
     with pytest.raises(MetavoxelError, match="a single person who trains is M"):

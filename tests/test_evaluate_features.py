@@ -93,6 +93,7 @@ def test_radimagenet_from_keras(rad: State, tmp_path: Path) -> None:
                        for name, tensor in rad.items() if tensor.dim() == 4}}  # fmt: skip
     torch.save(state, tmp_path / "w.pth")
     extractor = radimagenet(tmp_path / "w.pth")
+    assert "preparation and number are the same; MMD does not" in extractor.remark
     assert extractor.checksum == checksum(tmp_path / "w.pth") and extractor.name == "radimagenet"
     found = extractor.features(SCANS)
     assert set(found) == set(PLANES)
@@ -119,6 +120,7 @@ def test_medicalnet(tmp_path: Path) -> None:
     state = stand_in(3, 10, n_input_channels=1, shortcut_type="B", bias_downsample=False)
     torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}}, tmp_path / "w.pth")
     extractor = medicalnet(tmp_path / "w.pth")
+    assert "preparation and number are the same; MMD does not" in extractor.remark
     x = torch.from_numpy(SCANS)[:, None]
     normal = (x - x.mean((1, 2, 3, 4), keepdim=True)) / (x.std((1, 2, 3, 4), keepdim=True) + 1e-5)
     expected = medical_resnet10(state, normal).numpy()

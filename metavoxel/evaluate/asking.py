@@ -106,21 +106,28 @@ def blocks(folder: Path, rows: int) -> list[Path]:
     return [folder / f"rows-{first:06d}.npz" for first in range(0, rows, BLOCK)]
 
 
-@torch.no_grad()
-def ask(
-    model: MetaVoxel, cohort: Cohort, folder: Path, seed: int, progress: Progress, unseen: int | None = None
-) -> Answers:
-    """Asks for each number and class under each of `given_sets`. Raises MetavoxelError for a cohort that lacks a variable,
-    and for predictions that are not numbers.
-
-    unseen: how many of the first rows a model of one shared time is asked about without their scan, which it has to draw
-    along, PAPER_DRAWS times; None: all.
-    """
+def refuse_lacking(model: MetaVoxel, cohort: Cohort) -> None:
+    """Raises MetavoxelError where the cohort lacks a variable that the model knows, or has a cell that it cannot read."""
     lacking = [v.name for v in model.schema.scalars if v.name not in cohort.columns]
     lacking += [v.name for v in model.schema.images if v.name not in cohort.scans]
     if lacking:
         there = ", ".join([*cohort.scans, *cohort.columns])
         raise MetavoxelError(f"{cohort.root}: lacks {', '.join(lacking)}, which the model was trained on (it has {there})")
+    for scalar in model.schema.scalars:
+        scalar.encode(cohort.column(scalar.name))
+
+
+@torch.no_grad()
+def ask(
+    model: MetaVoxel, cohort: Cohort, folder: Path, seed: int, progress: Progress, unseen: int | None = None
+) -> Answers:
+    """Asks for each number and class under each of `given_sets`. Raises MetavoxelError for a cohort that it cannot be
+    asked about (`refuse_lacking`), and for predictions that are not numbers.
+
+    unseen: how many of the first rows a model of one shared time is asked about without their scan, which it has to draw
+    along, PAPER_DRAWS times; None: all.
+    """
+    refuse_lacking(model, cohort)
     make_folder(folder)
     sets = given_sets(model)
     for number, path in enumerate(blocks(folder, len(cohort))):

@@ -47,9 +47,10 @@ def card(
 
 
 def _training(model: MetaVoxel) -> dict[str, Any]:
-    """Who the model was trained on."""
+    """Who the model was trained on. Models of before say nothing of their cohort."""
     summary: dict[str, Any] = model.summary
-    return {"people": summary["people"], "rows": summary["rows"], "demographics": summary["columns"]}
+    return {"cohort": summary.get("cohort", "not recorded"), "people": summary["people"], "rows": summary["rows"],
+            "demographics": summary["columns"]}  # fmt: skip
 
 
 def save_card(folder: Path, content: dict[str, Any]) -> None:
@@ -63,7 +64,8 @@ def save_card(folder: Path, content: dict[str, Any]) -> None:
     if folds:
         lines += [f"{len(folds)} models, each without the people of a fold, about whom it was then asked.", ""]
     for number, part in enumerate(folds or [training], start=1):
-        lines += [f"{f'Fold {number}: ' if folds else ''}{part['people']} people, {part['rows']} rows.", ""]
+        lines += [f"{f'Fold {number}: ' if folds else ''}{part['people']} people, {part['rows']} rows; cohort: "
+                  f"{_cohort(part['cohort'])}.", ""]  # fmt: skip
         lines += [*(f"- {name}: {_demographic(seen)}" for name, seen in part["demographics"].items()), ""]
     lines += [f"Licence: {training['licence']}."]
     lines += ["", "## Intended use", "", content["intended_use"], "", "## Limits", ""]
@@ -75,6 +77,10 @@ def save_card(folder: Path, content: dict[str, Any]) -> None:
     lines += [f"| {name.replace('_', ' ')} | {value:.3g} |" for name, value in content["figures"].items() if value == value]
     with atomic_write(folder / "model_card.md") as file:
         file.write("\n".join(lines) + "\n")
+
+
+def _cohort(known: dict[str, str] | str) -> str:
+    return known if isinstance(known, str) else f"{known['name']}, fingerprint {known['fingerprint']}"
 
 
 def _variable(v: object) -> str:

@@ -16,8 +16,9 @@ from metavoxel.errors import MetavoxelError
 from metavoxel.evaluate.asking import BOTH, NOTHING, OTHERS, SCAN, Answers, given_sets
 from metavoxel.evaluate.exact import ExactAnswers
 from metavoxel.evaluate.figures import CONSTANT, EXACT, OURS
+from metavoxel.evaluate.scores import ROUNDING
 from metavoxel.naming import level_columns
-from metavoxel.schema import Categorical, Scalar
+from metavoxel.schema import Categorical, Scalar, Schema
 
 POSTERIOR = Path("derivatives/phantom/posterior.tsv")
 PREDICTIONS = {SCAN: "predictions.csv", BOTH: "predictions_scan_and_others.csv", OTHERS: "predictions_others.csv"}
@@ -58,8 +59,7 @@ class Claim:
 
 def claims(answers: Answers, baselines: Path | None) -> Iterator[Claim]:
     """All claims about all numbers and classes; without rows, none."""
-    others = {} if baselines is None else predictions_of(baselines)
-    tables = {asked: _by_row(path, answers.cohort) for asked, path in others.items()}
+    tables = {} if baselines is None else tables_of(baselines, answers.model.schema, answers.cohort)
     posterior = answers.cohort.root / POSTERIOR
     law = ExactAnswers(_by_row(posterior, answers.cohort), answers) if posterior.is_file() else None
     for v in answers.model.schema.scalars:
@@ -80,6 +80,14 @@ def claims(answers: Answers, baselines: Path | None) -> Iterator[Claim]:
                 yield from _some(_tabulated(EXACT, given, law.of(v.name, given), v, truth))
         for (who, given), table in tables.items():
             yield from _some(_tabulated(who, given, table, v, truth))
+
+
+def tables_of(baselines: Path, schema: Schema, cohort: Cohort) -> dict[tuple[str, str], pd.DataFrame]:
+    """Each baseline's answers in the cohort's order, by its name and what it was told; an empty cell is no answer.
+
+    Raises MetavoxelError, with file, person and column, for what is no number, no probability or no interval.
+    """
+    return {asked: _checked(path, schema, cohort) for asked, path in predictions_of(baselines).items()}
 
 
 def predictions_of(baselines: Path) -> dict[tuple[str, str], Path]:
@@ -145,25 +153,80 @@ def _constant(answers: Answers, v: Scalar, truth: np.ndarray) -> Claim:
 
 
 def _tabulated(who: str, given: str, table: pd.DataFrame, v: Scalar, truth: np.ndarray) -> Claim | None:
-    """From a table in the columns of `predict`; None if it says nothing of the variable."""
-    is_class = isinstance(v, Categorical)
-    columns = level_columns(v.name, v.levels) if isinstance(v, Categorical) else [f"{v.name}_mean"]
+    """From a table in the columns of `predict`; None if it says nothing of the variable. Intervals are taken where
+    everybody who is answered has one."""
+    is_class, columns = isinstance(v, Categorical), _told(v)
     if not set(columns) <= set(table):
         return None
     told = table[columns].to_numpy(float)
     rows = np.flatnonzero(~np.isnan(truth) & ~np.isnan(told).any(1))
     told = told if is_class else told[:, 0]
-    ends = [f"{v.name}_q05", f"{v.name}_q95"]
+    ends = _ends(v)
     intervals = table[ends].to_numpy(float)[rows] if not is_class and set(ends) <= set(table) else None
+    if intervals is not None and np.isnan(intervals).any():
+        intervals = None
     return Claim(who, given, v, rows, truth[rows], told[rows], intervals=intervals)
+
+
+def _told(v: Scalar) -> list[str]:
+    """The columns that an answer is read from."""
+    return level_columns(v.name, v.levels) if isinstance(v, Categorical) else [f"{v.name}_mean"]
+
+
+def _ends(v: Scalar) -> list[str]:
+    """The columns of a number's interval."""
+    return [f"{v.name}_q05", f"{v.name}_q95"]
+
+
+def _checked(path: Path, schema: Schema, cohort: Cohort) -> pd.DataFrame:
+    """The table of a baseline, with numbers in all columns that are read."""
+    table = _by_row(path, cohort)
+    for v in schema.scalars:
+        columns = [name for name in (_told(v) if isinstance(v, Categorical) else [*_told(v), *_ends(v)]) if name in table]
+        if columns:
+            read = table[columns].apply(pd.to_numeric, errors="coerce").astype(float)
+            _refuse_unfit(path, cohort.column(v.name).index, table[columns], read, v)
+            table[columns] = read
+    return table
+
+
+def _refuse_unfit(path: Path, people: pd.Index, cells: pd.DataFrame, read: pd.DataFrame, v: Scalar) -> None:
+    """Raises MetavoxelError that names the file, the person and the column. read: the cells as numbers."""
+    told = read.to_numpy()
+    faults = {"is no number": cells.notna().to_numpy() & np.isnan(told), "is infinite": np.isinf(told)}
+    if isinstance(v, Categorical):
+        faults["is no probability"] = (told < 0) | (told > 1 + ROUNDING)
+    for says, wrong in faults.items():
+        if len(places := np.argwhere(wrong)):
+            row, column = places[0]
+            what = f"{cells.columns[column]} {says} ({cells.iloc[row, column]})"
+            raise MetavoxelError(f"{path}: {people[row]}: {what}; correct it, or leave it empty, which is no answer")
+    off = np.zeros(len(read), bool)
+    if isinstance(v, Categorical) and set(_told(v)) <= set(read):
+        off = np.abs(told.sum(1) - 1) > ROUNDING
+        says = f"{', '.join(_told(v))} do not sum to 1"
+    elif set(_ends(v)) <= set(read):
+        low, high = _ends(v)
+        off = (read[low] > read[high]).to_numpy()
+        says = f"{low} is above {high}"
+    if off.any():
+        who = people[int(off.argmax())]
+        raise MetavoxelError(f"{path}: {who}: {says}; correct them, or leave them empty, which is no answer")
 
 
 def _by_row(path: Path, cohort: Cohort) -> pd.DataFrame:
     """A table of answers in the cohort's order; NaN for people whom it does not hold."""
-    table = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",", dtype={"participant_id": str, "session_id": str})
+    separator = "\t" if path.suffix == ".tsv" else ","
+    try:
+        table = pd.read_csv(path, sep=separator, dtype={"participant_id": str, "session_id": str})
+    except ValueError as error:  # as pandas' own are
+        why = " ".join(str(error).split())
+        raise MetavoxelError(f"{path}: cannot be read as a table ({why}); write it anew") from error
     keys = [key for key in ("participant_id", "session_id") if key in table and key in cohort.table]
     if "participant_id" not in keys:
         raise MetavoxelError(f"{path}: has no column participant_id; answers cannot be told apart")
+    if (nobody := table["participant_id"].isna().to_numpy()).any():
+        raise MetavoxelError(f"{path}: row {int(nobody.argmax()) + 1} has no participant_id; say whose answer it is")
     names = _names(table, keys)
     if twice := names[names.duplicated()].tolist():
         raise MetavoxelError(f"{path}: answers twice for {twice[0]}; leave one row")

@@ -41,6 +41,8 @@ DEPTHS: dict[tuple[str, tuple[int, ...]], int] = {
     ("bottleneck", (3, 24, 36, 3)): 200,
 }  # fmt: skip
 """Kind and number of blocks -> depth of a MedicalNet."""
+ACROSS = ("FID compares across papers where the scans' grid, preparation and number are the same; MMD does not, since its "
+          "kernel's width is this cohort's own")  # fmt: skip
 RADIMAGENET_FROM = "https://huggingface.co/MONAI/checkpoints (RadImageNet-ResNet50_notop.pth)"
 MEDICALNET_FROM = "https://huggingface.co/TencentMedicalNet (resnet_10_23dataset.pth, resnet_50_23dataset.pth)"
 
@@ -87,7 +89,7 @@ def radimagenet(file: str | Path, device: str | torch.device = "cpu", centre: fl
         _as_keras_has_it(network)
         state = _without_biases(path, state)
     _fill(network, state, path, "RadImageNet's ResNet-50")
-    remark = "RadImageNet features: figures compare across papers where the scans' grid and preparation are the same."
+    remark = f"RadImageNet features: {ACROSS}."
     see = partial(_slices, network.to(device).eval(), centre)
     return Extractor("radimagenet", checksum(path), remark, see)
 
@@ -102,7 +104,7 @@ def medicalnet(file: str | Path, device: str | torch.device = "cpu") -> Extracto
                                                 shortcut_type=shortcut, bias_downsample=has_bias)  # fmt: skip
     _widen_view(network)
     _fill(network, state, path, "MedicalNet's ResNet")
-    remark = "MedicalNet features: figures compare across papers where the scans' grid and preparation are the same."
+    remark = f"MedicalNet features: {ACROSS}."
     see = partial(_in_parts, partial(_volumes, network.to(device).eval()))
     return Extractor(f"medicalnet {depth}", checksum(path), remark, see)
 

@@ -5,26 +5,34 @@ figures are made anew each time.
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from metavoxel.checkpoint import read_json, write_json
 from metavoxel.data.cohort import Cohort, read_cohort
 from metavoxel.errors import MetavoxelError
 from metavoxel.evaluate.accuracy import accuracy, accuracy_sections
-from metavoxel.evaluate.calibrated import calibration, calibration_section
+from metavoxel.evaluate.asking import refuse_lacking
+from metavoxel.evaluate.baselines import BASELINES, OF_TABLES
+from metavoxel.evaluate.baselines import RECORD as MADE
+from metavoxel.evaluate.calibrated import EVERY_NUMBER, calibration, calibration_section
+from metavoxel.evaluate.calibrated import LEAST_PEOPLE as LEAST_TOGETHER
+from metavoxel.evaluate.calibrated import SECTION as CALIBRATION
 from metavoxel.evaluate.card import card, save_card
-from metavoxel.evaluate.claims import predictions_of
+from metavoxel.evaluate.claims import Claim, in_words, tables_of
 from metavoxel.evaluate.coherence import coherence_section, contradictions, retest, surprises
 from metavoxel.evaluate.compare import ANSWERS, comparison, comparison_page, save_answers
 from metavoxel.evaluate.evaluation import Evaluation, Options, Side
+from metavoxel.evaluate.fairness import LEAST_PEOPLE as LEAST_IN_GROUP
+from metavoxel.evaluate.fairness import SECTION as GROUPS
 from metavoxel.evaluate.fairness import fairness, fairness_sections, group_columns
 from metavoxel.evaluate.figures import OURS, Findings
 from metavoxel.evaluate.headsize import head_size_section
-from metavoxel.evaluate.scans import Spaces, image_sections, spaces_of
+from metavoxel.evaluate.scans import DENSENET, Spaces, image_sections, spaces_of
 from metavoxel.evaluate.sides import refuse_leak, refuse_seen, sides_of
 from metavoxel.evaluate.summary import summary_section
 from metavoxel.files import DIGITS, LOCK, atomic_write, checksum, make_folder, only_one
@@ -47,7 +55,7 @@ def evaluate(
     and all answers and drawn scans are judged together.
 
     Raises MetavoxelError where somebody is in training and in the test, naming them; where a variable is missing; where OUT
-    holds something else. Nothing is written then.
+    holds something else; where a baseline's answer is none. Nothing is written then.
     """
     out, options = Path(out).expanduser(), options or Options()
     if (out / "model.json").exists():
@@ -61,13 +69,17 @@ def evaluate(
     asked = np.concatenate([np.flatnonzero(whole.table["participant_id"].isin(side.test.participants)) for side in sides])
     test = whole.subset(asked)
     about = _about(sides, model, test, options)
+    for side in sides:
+        refuse_lacking(side.model, side.test)
     _refuse_unknown(sides[0].model, test)
-    run = Evaluation(sides, test, out / WORK, options, Findings(about), quiet)
+    findings = Findings({**about, "options": _given(options), "torch": str(torch.__version__)})
+    run = Evaluation(sides, test, out / WORK, options, findings, quiet)
     # what a slip of the pen would spoil comes before anything is written
     by, spaces = group_columns(test, options.by), spaces_of(run)
     for side in sides:
         if side.baselines:
-            predictions_of(side.baselines)
+            tables_of(side.baselines, side.model.schema, side.test)
+            findings.left_out += _not_made(side, side.baselines)
     make_folder(out / WORK)
     with only_one(out / WORK, f"evaluating into {out}"):
         _claim(out, about)
@@ -113,11 +125,11 @@ def _chapters(run: Evaluation, by: Sequence[str], spaces: Mapping[str, Spaces]) 
 
 
 def _refuse_unknown(model: MetaVoxel, test: Cohort) -> None:
-    """Raises MetavoxelError where nothing that the model tells is known of anybody. Missing columns are refused later."""
+    """Raises MetavoxelError where nothing that the model tells is known of anybody."""
     names = [v.name for v in model.schema.scalars]
     if not names:
         raise MetavoxelError("this model knows scans alone, so it tells nothing that can be judged; give it as a baseline")
-    if all(name in test.columns and test.table[name].isna().all() for name in names):
+    if all(test.table[name].isna().all() for name in names):
         raise MetavoxelError(f"{test.root}: {', '.join(names)}: known of nobody who is asked about, so there is nothing to "
                              "judge answers by; add a table of these facts")  # fmt: skip
 
@@ -139,10 +151,67 @@ def _left_out(run: Evaluation) -> None:
     if run.slow and run.options.scans < len(run.cohort):
         lacking.append(f"Answers without a scan: of {run.options.scans} people only (--scans), since this model draws the "
                        "scan along.")  # fmt: skip
+    lacking += [*_not_together(run, ours), *_not_grouped(run), *_not_looked_at(run)]
     if run.options.baselines is None:
         lacking.append("Baselines: none were given; train them with metavoxel baselines and add --baselines.")
-    if len(run.sides) == 1 and run.training is None and run.model.schema.images:
-        lacking.append("Copies of training scans: the training cohort is not known; add --split or --training.")
+
+
+def _not_together(run: Evaluation, ours: Sequence[Claim]) -> Iterator[str]:
+    """TARP, in words where it was not computed."""
+    numbers: dict[str, set[str]] = {}
+    for claim in ours:
+        if claim.together is not None:
+            numbers.setdefault(claim.given, set()).add(claim.variable.name)
+    several = [given for given, names in numbers.items() if len(names) > 1]
+    if not several:
+        yield "TARP: fewer than two numbers are told together."
+    for given in several:
+        if run.findings.value(CALIBRATION, EVERY_NUMBER, "tarp_p", given=given) is None:
+            yield f"TARP {in_words(given)}: all numbers are known of fewer than {LEAST_TOGETHER} people."
+
+
+def _not_grouped(run: Evaluation) -> Iterator[str]:
+    """Groups, where nobody is judged by any."""
+    columns = group_columns(run.cohort, run.options.by)
+    groups = [figure for figure in run.findings.figures if figure.section == GROUPS]
+    if not columns:
+        yield "Groups: the cohort has no age, sex or site; name other columns with --by."
+    elif not groups:
+        yield f"Groups by {', '.join(columns)}: each has fewer than {LEAST_IN_GROUP} people."
+    elif all(figure.group.startswith(f"{figure.variable} = ") for figure in groups):
+        yield f"Groups by {', '.join(columns)}: people are asked nothing else; name other columns with --by."
+
+
+def _not_looked_at(run: Evaluation) -> Iterator[str]:
+    """What is asked of drawn scans, where it cannot be."""
+    if not run.model.schema.images:
+        return
+    if not run.options.scans:
+        yield "Drawn scans: none were asked for (--scans 0)."
+        return
+    without = [side.baselines for side in run.sides if side.baselines and not (side.baselines / DENSENET).is_file()]
+    if run.options.baselines is None:
+        yield "Drawn scans by the features of a network trained here: --baselines, which holds one, was not given."
+    elif without:
+        yield f"Drawn scans by the features of a network trained here: {without[0].name} holds no {DENSENET}."
+    if run.options.radimagenet is None:
+        yield "Drawn scans by 2.5-D features: --radimagenet was not given."
+    if len(run.sides) == 1 and run.training is None:
+        yield ("Copies of training scans, and what predictors read off drawn ones: the training cohort is not known; add "
+               "--split or --training.")  # fmt: skip
+
+
+def _not_made(side: Side, folder: Path) -> Iterator[str]:
+    """Baselines that are lacking, by the record in their folder, if it has one."""
+    if not (folder / MADE).exists():
+        return
+    record = read_json(folder / MADE)
+    for name, reason in record["failed"].items():
+        first_line = reason.partition("\n")[0]
+        yield f"Baseline {name}{side.words}: it failed ({first_line})."
+    every = BASELINES if side.model.schema.images else OF_TABLES
+    if others := [name for name in every if name not in (*record["baselines"], *record["failed"])]:
+        yield f"Baselines {', '.join(others)}{side.words}: not trained; metavoxel baselines --resume adds them."
 
 
 def _page(run: Evaluation, sections: Sequence[Section]) -> Report:
@@ -169,6 +238,16 @@ def _about(sides: Sequence[Side], name: str | Path, test: Cohort, options: Optio
                    "fingerprint": test.fingerprint()},
         "seed": options.seed,
     }  # fmt: skip
+
+
+def _given(options: Options) -> dict[str, object]:
+    """What was asked for, for the record. Files by name: where they lie says something of this machine alone."""
+
+    def name(path: Path | None) -> str | None:
+        return None if path is None else path.absolute().name
+
+    return {"split": name(options.split), "fold": options.fold, "training": name(options.training),
+            "baselines": name(options.baselines), "by": list(options.by), "scans": options.scans}  # fmt: skip
 
 
 def _claim(out: Path, about: dict[str, object]) -> None:

@@ -17,7 +17,7 @@ from metavoxel.data.table import bare_id
 from metavoxel.errors import MetavoxelError
 from metavoxel.loading import ImageStack, load_images
 from metavoxel.naming import answer_columns
-from metavoxel.progress import one_bar
+from metavoxel.progress import one_bar, say
 from metavoxel.schema import Categorical, Image, Scalar, Schema
 from metavoxel.variables import infer_schema
 
@@ -156,8 +156,17 @@ def make_study(
     names = [scalar.name for scalar in schema.scalars]
     schema = schema.fit(pd.DataFrame({name: train.column(name).to_numpy() for name in names}))
     chosen = _wanted(train, names, want)
+    if want is None and not quiet and (lost := _same_in_all(train, chosen)):
+        say(f"nobody is asked about {', '.join(lost)}: the same in all who train")
     parts = [Part(cohort, schema, cache, quiet) for cohort in (train, test)]
     return Study(parts[0], parts[1], chosen, config.validation, seed)
+
+
+def _same_in_all(train: Cohort, chosen: Sequence[str]) -> list[str]:
+    """What would be asked by default, had it more than one value in training."""
+    usual = [name for name in train.columns if name.casefold() in USUAL]
+    asked = usual if set(usual) & set(chosen) else train.columns
+    return [name for name in asked if name not in chosen and train.column(name).nunique() < 2]
 
 
 def _wanted(train: Cohort, names: Sequence[str], want: Sequence[str] | None) -> tuple[str, ...]:
