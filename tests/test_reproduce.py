@@ -138,6 +138,7 @@ def assert_both_tables(spaces: tuple[str, ...]) -> None:
         has(found, "accuracy", "age", "mae", who="constant", given="nothing")
         for given in GIVEN:
             has(found, "accuracy", "age", "mae", given=given)
+            has(found, "accuracy", "age", "mae_sd", given=given)
             has(found, "calibration", "age", "draws_variance", given=given)
     beside = pd.read_csv("side-by-side/comparison.csv")
     assert {"age", "sex"} == set(beside["variable"])
