@@ -65,9 +65,10 @@ class ImageStack:
 
 
 def load_images(cohort: Cohort, image: Image, cache: Path, progress: Progress = lambda done, total: None) -> ImageStack:
-    """Every row's scan, conformed; kept under `cache` so that the same cohort on the same grid is read once."""
+    """Every row's scan, conformed; kept under `cache` so that the same scans on the same grid are read once, whatever facts
+    stand beside them."""
     grid = json.dumps([image.name, image.shape, image.spacing])
-    key = digits_of(f"{cohort.fingerprint()} {grid}")
+    key = digits_of(f"{cohort.stats_of(image.name)} {grid}")
     paths = cohort.scans[image.name]
     present = np.array([path is not None for path in paths])
     file = cache / f"{image.name}-{key}.npy"

@@ -130,12 +130,18 @@ class Cohort:
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with the table or with a scan's path, size or time of change."""
         digest = hashlib.sha256(self.table.to_csv(index=False).encode())
-        for name, paths in self.scans.items():
+        for name in self.scans:
             digest.update(name.encode())
-            for path in paths:
-                stats = [file.stat() for file in files_of(path)] if path else []
-                digest.update(f"{path} {' '.join(f'({s.st_size}, {s.st_mtime_ns})' for s in stats)}\n".encode())
+            digest.update(self.stats_of(name).encode())
         return digest.hexdigest()[:16]
+
+    def stats_of(self, name: str) -> str:
+        """Path, sizes and times of change of each row's scan of that name."""
+        lines = []
+        for path in self.scans[name]:
+            stats = [file.stat() for file in files_of(path)] if path else []
+            lines.append(f"{path} {' '.join(f'({s.st_size}, {s.st_mtime_ns})' for s in stats)}\n")
+        return "".join(lines)
 
 
 def read_cohort(
