@@ -230,12 +230,12 @@ def _spaces(run: Evaluation, image: Image) -> Spaces:
     options = run.options
     files = [side.baselines / DENSENET for side in run.sides if side.baselines is not None]
     if files and all(file.is_file() for file in files):
-        networks = [trained(file) for file in files]
+        networks = [trained(file, run.model.device) for file in files]
         spaces["densenet"] = Space(partial(_by_each, [network.features for network in networks]), networks=networks)
     for name, file, network_of in (("radimagenet", options.radimagenet, radimagenet),
                                    ("medicalnet", options.medicalnet, medicalnet)):  # fmt: skip
         if file is not None:
-            network = network_of(file)
+            network = network_of(file, run.model.device)
             spaces[name] = Space(network.features, networks=[network])
     return spaces
 
