@@ -9,6 +9,7 @@ import pandas as pd
 from metavoxel.data.cohort import Cohort
 from metavoxel.evaluate.claims import Claim, main_claims
 from metavoxel.evaluate.evaluation import Side
+from metavoxel.evaluate.fairness import LEAST_PEOPLE
 from metavoxel.evaluate.figures import EVERYBODY, Figure, Findings
 from metavoxel.files import atomic_write
 from metavoxel.page import Section, Table
@@ -18,8 +19,6 @@ from metavoxel.surprise import TAIL
 SECTION = "coherence"
 MOST_PEOPLE, DRAWS = 500, 256
 """Of the question of contradictions."""
-LEAST_SCANS = 10
-"""Of a smaller group a share says nothing."""
 
 
 def contradictions(sides: Sequence[Side], seed: int, work: Path, quiet: bool = True) -> Iterator[Figure]:
@@ -50,7 +49,7 @@ def surprises(scores: pd.DataFrame, limit: float, words: pd.DataFrame) -> Iterat
         yield Figure(SECTION, str(name), "median_surprise", float(known.median()), n=len(known))
         for column in words:
             for value, own in known.groupby(words[column].loc[known.index].astype(str)):
-                if len(own) >= LEAST_SCANS:
+                if len(own) >= LEAST_PEOPLE:
                     share, group = float((own > limit).mean()), f"{column} = {value}"
                     yield Figure(SECTION, str(name), "share_surprising", share, group=group, n=len(own))
 

@@ -41,7 +41,7 @@ def fairness(claims: Sequence[Claim], cohort: Cohort, by: Sequence[str], seed: i
     """
     people = cohort.table["participant_id"].to_numpy()
     own = [(claim, _beside(claims, claim)) for claim in [*main_claims(claims), *_further(claims)]]
-    words = cohort.kinds(by).astype(object) if by else pd.DataFrame(index=pd.Index(people))
+    words = cohort.kinds(by).astype(object)
     for column in by:
         of_row = words[column].reindex(people).to_numpy()
         for value in sorted(set(of_row), key=str):
@@ -95,7 +95,7 @@ def _less_rest(
 
 
 def fairness_sections(findings: Findings, claims: Sequence[Claim]) -> Iterator[Section]:
-    """Given the scan (where it can be), a picture a variable; given other facts, a table. None where no group is large
+    """Given the scan (where it can be), a picture a variable; given other facts, a table. Nothing where no group is large
     enough."""
     main, further = main_claims(claims), _further(claims)
     panels = [picture for claim in main for picture in _panel(findings, claim)]

@@ -112,7 +112,7 @@ def _chapters(run: Evaluation, by: Sequence[str], spaces: Mapping[str, Spaces]) 
             report(done, len(judged))
             found.add(figures)
         report(len(judged), len(judged))
-    _left_out(run)
+    _left_out(run, by)
     separate = run.model.denoiser.coverage.separate
     if len(run.model.schema.scalars) > 1 and separate:
         found.add(contradictions(run.sides, seed, run.work, run.quiet))
@@ -134,7 +134,7 @@ def _refuse_unknown(model: MetaVoxel, test: Cohort) -> None:
                              "judge answers by; add a table of these facts")  # fmt: skip
 
 
-def _left_out(run: Evaluation) -> None:
+def _left_out(run: Evaluation, by: Sequence[str]) -> None:
     """What the cohort does not allow to be measured, in words."""
     lacking = run.findings.left_out
     judged = {claim.variable.name for claim in run.claims}
@@ -151,7 +151,7 @@ def _left_out(run: Evaluation) -> None:
     if run.slow and run.options.scans < len(run.cohort):
         lacking.append(f"Answers without a scan: of {run.options.scans} people only (--scans), since this model draws the "
                        "scan along.")  # fmt: skip
-    lacking += [*_not_together(run, ours), *_not_grouped(run), *_not_looked_at(run)]
+    lacking += [*_not_together(run, ours), *_not_grouped(run, by), *_not_looked_at(run)]
     if run.options.baselines is None:
         lacking.append("Baselines: none were given; train them with metavoxel baselines and add --baselines.")
 
@@ -170,16 +170,15 @@ def _not_together(run: Evaluation, ours: Sequence[Claim]) -> Iterator[str]:
             yield f"TARP {in_words(given)}: all numbers are known of fewer than {LEAST_TOGETHER} people."
 
 
-def _not_grouped(run: Evaluation) -> Iterator[str]:
+def _not_grouped(run: Evaluation, by: Sequence[str]) -> Iterator[str]:
     """Groups, where nobody is judged by any."""
-    columns = group_columns(run.cohort, run.options.by)
     groups = [figure for figure in run.findings.figures if figure.section == GROUPS]
-    if not columns:
+    if not by:
         yield "Groups: the cohort has no age, sex or site; name other columns with --by."
     elif not groups:
-        yield f"Groups by {', '.join(columns)}: each has fewer than {LEAST_IN_GROUP} people."
+        yield f"Groups by {', '.join(by)}: each has fewer than {LEAST_IN_GROUP} people."
     elif all(figure.group.startswith(f"{figure.variable} = ") for figure in groups):
-        yield f"Groups by {', '.join(columns)}: people are asked nothing else; name other columns with --by."
+        yield f"Groups by {', '.join(by)}: people are asked nothing else; name other columns with --by."
 
 
 def _not_looked_at(run: Evaluation) -> Iterator[str]:
